@@ -1,0 +1,50 @@
+# Everything here works with Python and make alone: the first target that needs it installs raystage into .venv.
+# On a machine without a GPU, point PIP_EXTRA_INDEX_URL at the CPU index of PyTorch to install the small torch.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check bench format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## set up .venv with the pinned versions (PYTHON=python3.12 picks another Python)
+
+quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two workers
+	$(BIN)/raystage train tune_configs/quickstart.yaml
+
+test: $(STAMP) ## the tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, formatting, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## the benchmarks
+	$(BIN)/python -m tests.bench
+
+format: $(STAMP) ## rewrite the code as the checks want it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and caches; runs and prepared data stay
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find raystage tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One pip call, so that one resolver run settles everything; its warnings and errors are shown, the dots only say that it lives.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "raystage needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1); name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Installing raystage into $(VENV): some 150 packages, a few minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@(while sleep 2; kill -0 $$$$ 2>/dev/null; do printf .; done) & \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[dev]'
+	@touch $@
+	@echo " done"

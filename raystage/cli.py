@@ -1,0 +1,211 @@
+"""The command line: one command a verb; nothing else."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import rich.console
+import typer
+
+from raystage.config import Config, ConfigError, load
+from raystage.config.reference import key_table
+
+if TYPE_CHECKING:
+    from raystage.data.corpus import Corpus
+    from raystage.runtime.driver import Outcome
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, like tune_configs/quickstart.yaml")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="overrides of single keys")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, like runs/quickstart")]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local, instead of runtime.engine")]
+
+_terminal = rich.console.Console(highlight=False)
+
+
+def main() -> None:
+    """Entry point: exit code 2 for a mistake of the user, 1 for a run that failed, each with one line."""
+    _quiet_environment()
+    try:
+        app()
+    except ConfigError as error:
+        _fail(str(error), 2)
+
+
+@app.command(
+    epilog="Keys:\n\n" + "\n\n".join(f"{key}  ({allowed}; default {default})  {text}" for key, allowed, default, text in key_table())
+)
+def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption = None) -> None:
+    """Train, or go on with, the run that CONFIG names."""
+    settings = load(config, _with_engine(overrides, engine))
+    if settings.runtime.engine == "local":
+        _train_local(settings)
+    else:
+        _train_on_ray(settings)
+
+
+@app.command()
+def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Turn CONFIG's sources into packed rows; a second call finds them there."""
+    settings = load(config, overrides or ())
+    from raystage.runtime.driver import prepare_corpus
+    from raystage.tracking.preparing import preparing
+
+    with preparing(_terminal) as progress:
+        corpus = prepare_corpus(settings, progress)
+    _say(
+        f"{corpus.n_train_tokens:,} training and {corpus.n_validation_tokens:,} validation tokens of "
+        f"{corpus.vocab_size:,} entries in {corpus.folder}"
+    )
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Show the stages that CONFIG allows, their parameters and FLOPs; run nothing."""
+    from raystage.runtime.plan_table import plan_table
+
+    _terminal.print(plan_table(load(config, overrides or ())))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="one run folder, or several to compare")],
+    out: Annotated[Path | None, typer.Option(help="folder for the page; default: RUN/report, or 'report' for several")] = None,
+) -> None:
+    """Build the page and the picture of one run, or of several side by side."""
+    from raystage.report.build import build_report
+
+    _say(f"report: {build_report(runs, out or (runs[0] / 'report' if len(runs) == 1 else Path('report')))}")
+
+
+@app.command()
+def export(
+    run: RunDir,
+    target: Annotated[Path, typer.Argument(help="new folder")],
+    checkpoint: Annotated[str | None, typer.Option(help="name of a checkpoint, pinned ones included; default: the newest")] = None,
+) -> None:
+    """Write a checkpoint of RUN as a Hugging Face folder that AutoModelForCausalLM loads."""
+    from raystage.runtime.export import choose_checkpoint
+    from raystage.runtime.export import export as write
+
+    stored = choose_checkpoint(run, checkpoint)
+    _say(f"model: {write(stored, _corpus_of(run), target)} ({stored.folder.name})")
+
+
+@app.command()
+def generate(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="finished run folder, or a Hugging Face folder")],
+    prompt: Annotated[str, typer.Option(help="text to go on from; empty: the start of a document")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="[tokens] to write")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy")] = 0.7,
+    top_k: Annotated[int, typer.Option(min=0, help="[entries] sampled from; 0: all")] = 50,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="probability mass sampled from")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+) -> None:
+    """Write text with a trained model, to the end of its document or of the tokens."""
+    from raystage.evaluation.generation import Generator, Sampling
+
+    folder = source / "model" if (source / "model").is_dir() else source
+    try:
+        generator = Generator(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    (text,) = generator.texts(prompt, 1, tokens, Sampling(temperature, top_k, top_p, seed))
+    print(prompt + text.partition(generator.end_of_text)[0])
+
+
+@app.command()
+def runs(storage: Annotated[Path, typer.Argument(help="folder of run folders")] = Path("runs")) -> None:
+    """List runs with their progress and checkpoints."""
+    from raystage.runtime.run_list import run_table
+
+    _terminal.print(run_table(storage))
+
+
+def _train_on_ray(settings: Config) -> None:
+    from raystage.runtime.driver import train as run
+    from raystage.runtime.ray_engine import RayEngine
+    from raystage.tracking.preparing import preparing
+
+    with _engine_errors(), preparing(_terminal) as progress:
+        _finish(run(settings, lambda: RayEngine(settings.runtime), progress, _say))
+
+
+def _train_local(settings: Config) -> None:
+    from raystage.runtime.driver import train as run
+    from raystage.runtime.local import LocalEngine
+    from raystage.tracking.preparing import preparing
+
+    try:
+        engine = LocalEngine(settings.runtime)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    with _engine_errors():
+        if engine.ranks.is_first:
+            with preparing(_terminal) as progress:
+                _finish(run(settings, lambda: engine, progress, _say))
+        else:
+            engine.follow()
+
+
+def _finish(outcome: "Outcome") -> None:
+    if outcome.products is None:
+        _say(f"stopped with a checkpoint; the same command goes on ({outcome.folder.path})")
+        return
+    facts = outcome.products.sample_facts or {}
+    if "share_of_python" in facts:
+        shares = f"{facts['share_of_python']:.0%} of {facts['lines']} generated lines pass Python's tokenize"
+        _say(f"sample: {shares} (held-out lines: {facts['share_of_python_held_out']:.0%})")
+    _say(f"model:  {outcome.products.model}")
+    _say(f"report: {outcome.products.page}")
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    from raystage.runtime.engine import EngineError
+
+    try:
+        yield
+    except EngineError as error:
+        _fail(f"{error}; the same command goes on from the last checkpoint", 1)
+
+
+def _corpus_of(run: Path) -> "Corpus":
+    from raystage.data.prepare import prepare as prepare_data
+
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"{run}: no run folder (it has no config.yaml); 'raystage runs' lists runs")
+    return prepare_data(load(run / "config.yaml").data)
+
+
+def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
+    return [*(overrides or ()), *([f"runtime.engine={engine}"] if engine else [])]
+
+
+def _quiet_environment() -> None:
+    """Keeps other packages' chatter off the terminal; what the user has set stays."""
+    for key, value in {
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(key, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+def _say(line: str) -> None:
+    _terminal.print(line, markup=False, soft_wrap=True)
+
+
+def _fail(line: str, code: int) -> None:
+    print(f"raystage: {line}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,11 @@
+"""The error a user can mend by changing the configuration."""
+
+
+class ConfigError(ValueError):
+    """One line that names the key, the value and what is allowed; the command line exits with 2.
+
+    Line breaks and control characters, which keys, values and paths can bring in, become spaces.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))

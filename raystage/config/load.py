@@ -1,0 +1,155 @@
+"""YAML file + dotted overrides -> Config. Every mistake is one line: the key, the value, what is allowed."""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from raystage.config.checks import check
+from raystage.config.errors import ConfigError
+from raystage.config.keys import keys
+from raystage.config.parse import parse, plain
+from raystage.config.schema import Config
+
+_LISTS_OF_MAPPINGS = ("sources", "validation_sources")
+_MAX_SHOWN = 80  # characters of a value in a message
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """The validated configuration of the YAML file at `path` with `key.sub=value` overrides. Raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file, tune_configs/ has some") from None
+    tree = parse(text, str(path))
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path}: holds {_show(tree)}, must be a mapping of keys to values")
+    return from_tree(tree or {}, overrides)
+
+
+def from_tree(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+    """The validated configuration of a nested mapping with `key.sub=value` overrides. Raises ConfigError."""
+    merged = plain(tree, "configuration")
+    for override in overrides:
+        _apply(merged, override)
+    merged = plain(merged, "configuration")  # overrides nest too
+    try:
+        # Strict, so that true is no 1 and "8" no 8; from JSON, where a list may still stand for a tuple.
+        config = pydantic.TypeAdapter(Config).validate_json(json.dumps(merged), strict=True)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+    check(config)
+    return config
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """The configuration as plain nested mappings and lists, as YAML and JSON write them."""
+    return _lists(dataclasses.asdict(config))
+
+
+def dump(config: Config) -> str:
+    """The configuration as the YAML text that `load` reads back."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; lists are values, except lists of mappings."""
+    if isinstance(tree, Mapping):
+        items: Iterable[tuple[Any, Any]] = tree.items()
+    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
+        items = enumerate(tree)
+    else:
+        return {prefix: tree}
+    return {k: v for key, value in items for k, v in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """One line for a key that does not exist, with the nearest that does."""
+    known = list(known)
+    pattern = _pattern(key)
+    by_leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6) or by_leaf[:1]
+    hint = f"did you mean {near[0]}?" if near else "'raystage train --help' lists every key"
+    return f"{_cut(key)}: no such key; {hint}"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key, leaves and the groups above them."""
+    names = [key.name for key in keys()]
+    return [*names, *(name.replace("data.sources.0", "data.validation_sources.0") for name in names if name.startswith("data.sources.0."))]
+
+
+def _lists(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _lists(value) for key, value in tree.items()}
+    return [_lists(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def _apply(tree: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{override!r}: an override is key.sub=value, like training.batch_tokens=8192")
+    *parents, last = key.strip().split(".")
+    node = tree
+    for part in parents:
+        node = _child(node, part, key)
+    if isinstance(node, list):
+        node[_index(node, last, key)] = parse(text, key)
+    else:
+        node[last] = parse(text, key)
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+    child = node[_index(node, part, key)] if isinstance(node, list) else node.get(part)
+    if child is None and isinstance(node, dict):
+        # data.sources.0.path=... on a file that leaves the list to its default
+        child = node[part] = [{}] if part in _LISTS_OF_MAPPINGS else {}
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"{key}: {part!r} holds the value {_show(child)} and has no keys below it")
+    return child
+
+
+def _index(node: list[Any], part: str, key: str) -> int:
+    if not (part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(node)):
+        positions = f"positions are 0 to {len(node) - 1}" if node else "it is empty; give the whole list"
+        raise ConfigError(f"{key}: {part!r} is no position in the list; {positions}")
+    return int(part)
+
+
+def _one_line(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return unknown_key(key, known_keys())
+    return f"{_cut(key)}={_show(first['input'])}: {_allowed(key) or first['msg']}"
+
+
+def _allowed(key: str) -> str | None:
+    """What the schema allows at `key`, which may be an entry of a list."""
+    pattern = _pattern(key).replace("data.validation_sources.0.", "data.sources.0.")
+    by_name = {known.name: known.allowed for known in keys()}
+    by_name |= {f"{known.name}.0": known.entry_allowed for known in keys() if known.entry_allowed}
+    return f"must be {by_name[pattern]}" if pattern in by_name else None
+
+
+def _pattern(key: str) -> str:
+    return re.sub(r"\.\d+(?=\.|$)", ".0", key)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "a list"
+    return _cut(repr(value) if isinstance(value, str | list) else json.dumps(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -1,0 +1,228 @@
+"""Every configuration key: its type, unit, default and bounds. Nothing here reads a file or checks two keys together."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+Length = Annotated[int, Field(gt=0, multiple_of=8)]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Source:
+    kind: Literal["stdlib", "text", "jsonl", "dataset"] = Field(
+        default="stdlib", description="stdlib: the Python library's own sources; text, jsonl: files; dataset: Hugging Face datasets"
+    )
+    path: str | None = Field(default=None, description="file, glob (plain, .gz, .xz, .zst) or local dataset folder")
+    name: str | None = Field(default=None, description="hub name of a dataset, instead of path")
+    subset: str | None = Field(default=None, description="configuration of the dataset on the hub")
+    split: str = Field(default="train", description="split of the dataset")
+    text_key: str = Field(default="text", description="field that holds the text (jsonl, dataset)")
+    streaming: bool = Field(default=False, description="read a hub dataset as a stream instead of downloading it whole")
+    max_documents: Positive | None = Field(default=None, description="[documents] stop after so many; null: all")
+    weight: float = Field(default=1.0, gt=0, description="share of the mixture's tokens, relative to the other sources")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tokenizer:
+    kind: Literal["train", "file", "hub"] = Field(
+        default="train", description="train: a byte-level BPE fitted on the source; file: a tokenizer.json; hub: a hub name"
+    )
+    vocab_size: int = Field(default=4096, ge=257, description="[entries] of a trained tokenizer, end-of-text included")
+    train_bytes: Positive = Field(default=20_000_000, description="[bytes] of text that a trained tokenizer is fitted on")
+    path: str | None = Field(default=None, description="tokenizer.json, or a folder that holds one (kind: file)")
+    name: str | None = Field(default=None, description="hub name (kind: hub)")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    sources: tuple[Source, ...] = Field(
+        default=(Source(),), min_length=1, description="where documents come from; several are mixed by weight"
+    )
+    validation_sources: tuple[Source, ...] = Field(
+        default=(), description="validation text of its own; empty: held out by hash of the document"
+    )
+    validation_fraction: Fraction = Field(default=0.01, description="share of documents held out when there are no validation_sources")
+    tokenizer: Tokenizer = Field(default=Tokenizer(), description="how text becomes tokens")
+    attend_across_documents: bool = Field(default=True, description="false: attention stops at document borders inside a packed row")
+    processes: int = Field(default=0, ge=0, description="[processes] that tokenize; 0: one a core")
+    cache_dir: str = Field(default=".raystage/data", description="folder of prepared corpora, keyed by content")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Model:
+    family: Literal["gpt2"] = Field(default="gpt2", description="model family: a transformers class and its axes")
+    context_length: Length = Field(default=256, description="[tokens] full context of the target")
+    vocab_size: Positive | None = Field(default=None, description="[entries] null: the tokenizer's, rounded up to a multiple of 64")
+    n_layer: Positive = Field(default=4, description="[layers] of the target")
+    d_model: Positive = Field(default=128, description="[channels] of the target")
+    n_head: Positive = Field(default=4, description="[heads] of the target; the head dimension d_model / n_head is the same at every size")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability, everywhere in the model")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Thresholds:
+    """Slopes d log10(loss) / d log10(compute), all below zero; a stage ends when its slope stays above."""
+
+    length: float = Field(
+        default=-0.10, lt=0, description="slope above which the sequence length is raised (measured, see docs/defaults.md)"
+    )
+    depth: float = Field(default=-0.0575, lt=0, description="slope above which layers are added (Shen et al. 2022)")
+    width: float = Field(default=-0.0475, lt=0, description="slope above which channels are added (Shen et al. 2022)")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Pacing:
+    rule: Literal["slope", "table"] = Field(default="slope", description="slope: the loss decides; table: at fixed shares of the duration")
+    lengths: tuple[Length, ...] | None = Field(
+        default=None, description="[tokens] sequence lengths in order, up to model.context_length; null: no pacing"
+    )
+    depths: tuple[Positive, ...] | None = Field(
+        default=None, description="[layers] model depths in order, up to model.n_layer; null: no growth"
+    )
+    widths: tuple[Positive, ...] | None = Field(
+        default=None, description="[channels] model widths in order, up to model.d_model; null: no growth"
+    )
+    order: tuple[Literal["length", "depth", "width"], ...] | None = Field(
+        default=None, description="order of the changes; null: all lengths, then all depths, then all widths"
+    )
+    at: tuple[Fraction, ...] | None = Field(default=None, description="share of the duration at which each change happens (rule: table)")
+    thresholds: Thresholds = Field(default=Thresholds(), description="slopes that end a stage (rule: slope)")
+    check_every_steps: Positive = Field(default=10, description="[steps] between checks; a decision takes effect one interval later")
+    checks_in_a_row: Positive = Field(default=2, description="[checks] that must agree before a change")
+    confidence: float = Field(default=0.8, ge=0.5, lt=1, description="one-sided confidence that the slope is above its threshold")
+    window_fraction: float = Field(default=0.75, gt=0, le=1, description="latest share of the stage that the slope is fitted on")
+    settle_tokens: int | None = Field(default=None, ge=0, description="[tokens] after a change that no fit sees; null: 40 steps' worth")
+    min_dwell_tokens: int | None = Field(default=None, ge=0, description="[tokens] before a stage may end; null: 200 steps' worth")
+    max_dwell_tokens: Positive | None = Field(default=None, description="[tokens] after which a stage ends whatever its slope; null: never")
+    cutting: Literal["segment", "truncate"] = Field(default="segment", description="long rows are cut into several short ones, or cut off")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Growth:
+    depth: Literal["identity"] = Field(
+        default="identity", description="new layers stacked on top, their output projections zero: loss unchanged"
+    )
+    symmetry: Literal["noise", "none"] = Field(
+        default="noise", description="break the symmetry of copied channels with noise that cancels; none: for tests"
+    )
+    noise_scale: float = Field(default=0.5, gt=0, description="standard deviation of that noise, relative to the copied weights")
+    rewarm_steps: int = Field(default=200, ge=0, description="[steps] of learning-rate warmup after a growth")
+    rho_depth: float = Field(default=0.70, gt=0, le=1, description="share of the tokens seen that count after depth x2 (Shen et al. 2022)")
+    rho_width: float = Field(default=0.55, gt=0, le=1, description="share of the tokens seen that count after width x2 (Shen et al. 2022)")
+    probe_rows: Positive = Field(default=8, description="[rows] of the fixed probe that every growth is checked on")
+    probe_tolerance: float = Field(default=1e-5, gt=0, description="relative change of the probe loss above which a growth is refused")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Optimizer:
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.1, ge=0, description="decoupled, on matrices only")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="decay of the second moment")
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
+    clip_norm: float | None = Field(
+        default=1.0, gt=0, description="global gradient norm above which gradients are scaled down; null: never"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Schedule:
+    kind: Literal["wsd", "cosine", "linear", "constant"] = Field(default="wsd", description="shape of the learning rate over the duration")
+    warmup_steps: int = Field(default=50, ge=0, description="[steps] of linear warmup")
+    floor_fraction: float = Field(default=0.1, ge=0, le=1, description="final learning rate as a share of the peak (wsd, cosine, linear)")
+    decay_fraction: float = Field(default=0.2, gt=0, le=1, description="last share of the duration over which wsd decays, linearly")
+    cosine_until: float = Field(
+        default=0.9, gt=0, le=1, description="share of the duration at which the cosine reaches its floor; flat after"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Training:
+    duration: str = Field(default="2e6 tokens", description="budget of the run: a number and 'steps', 'tokens', 'flops' or 'hours'")
+    batch_tokens: Positive = Field(default=8192, description="[tokens] of one step over all workers, at the full context length")
+    batch_rule: Literal["tokens", "sequences"] = Field(default="tokens", description="what stays constant when the length changes")
+    micro_batch_tokens: Positive = Field(default=16384, description="[tokens] of one forward and backward on one worker")
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32", description="bf16: autocast where the device has it; weights stay float32"
+    )
+    compile: bool = Field(default=False, description="torch.compile the model")
+    optimizer: Optimizer = Field(default=Optimizer(), description="AdamW")
+    schedule: Schedule = Field(default=Schedule(), description="learning rate")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Validation:
+    every_steps: Positive = Field(default=100, description="[steps] between validations; one more at the end of every stage")
+    rows: Positive = Field(default=64, description="[rows] of held-out text, at the full context length")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Checkpoint:
+    every_steps: Positive = Field(default=200, description="[steps] between checkpoints; one more around every change of stage")
+    every_minutes: float | None = Field(
+        default=10.0, gt=0, description="[minutes] between checkpoints, whichever comes first; null: steps alone"
+    )
+    keep_last: Positive = Field(default=2, description="[checkpoints] latest ones kept")
+    keep_best: int = Field(default=1, ge=0, description="[checkpoints] best ones by validation loss kept beside them")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class InitFrom:
+    path: str | None = Field(default=None, description="a run folder, a raystage checkpoint or a Hugging Face folder; null: from scratch")
+    what: Literal["weights", "state"] = Field(default="weights", description="weights alone, or optimizer, counters and data position too")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Runtime:
+    engine: Literal["ray", "local"] = Field(default="ray", description="ray: Ray Train workers; local: this process, or torchrun's")
+    workers: Positive = Field(default=1, description="[workers] of Ray Train; with local, torchrun decides")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
+    threads_per_worker: Positive | None = Field(default=None, description="[threads] of a CPU worker; null: the machine's cores shared out")
+    address: str | None = Field(default=None, description="of a Ray cluster; null: RAY_ADDRESS, else one started for this run")
+    max_failures: int = Field(default=3, ge=0, description="[restarts] of the worker group before the run fails")
+    decision_timeout_s: float = Field(default=5.0, gt=0, description="[s] to wait for the controller actor before rank 0 decides by itself")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tracking:
+    mlflow: bool = Field(default=True, description="record the run in MLflow")
+    mlflow_uri: str | None = Field(
+        default=None, description="tracking server; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder"
+    )
+    experiment: str = Field(default="raystage", min_length=1, description="MLflow experiment")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sample:
+    lines: int = Field(default=0, ge=0, description="[lines] of text generated at the end of the run; 0: none")
+    temperature: float = Field(default=0.7, ge=0, description="0: greedy")
+    top_k: int = Field(default=50, ge=0, description="[entries] sampled from; 0: all")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    name: str = Field(
+        default="run",
+        min_length=1,
+        max_length=100,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="of the run; the same name again resumes it",
+    )
+    storage: str = Field(default="runs", min_length=1, description="folder that holds run folders; shared by all nodes of a cluster")
+    seed: int = Field(default=1234, ge=0, lt=2**31, description="of initial values, data order, growth and dropout")
+    data: Data = Field(default=Data(), description="text and tokens")
+    model: Model = Field(default=Model(), description="the target model; pacing says from which smaller one it grows")
+    pacing: Pacing = Field(default=Pacing(), description="when a stage ends and what comes next")
+    growth: Growth = Field(default=Growth(), description="how a model grows")
+    training: Training = Field(default=Training(), description="batch, duration, optimizer, learning rate")
+    validation: Validation = Field(default=Validation(), description="loss on held-out text")
+    checkpoint: Checkpoint = Field(default=Checkpoint(), description="what is kept on disk")
+    init_from: InitFrom = Field(default=InitFrom(), description="weights or state to start from")
+    runtime: Runtime = Field(default=Runtime(), description="where it runs")
+    tracking: Tracking = Field(default=Tracking(), description="MLflow")
+    sample: Sample = Field(default=Sample(), description="text written at the end")

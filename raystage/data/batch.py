@@ -1,0 +1,123 @@
+"""Cutting rows into the sequences of one step, and the step's tensors for one rank."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raystage.data.order import RowOrder
+from raystage.data.rows import Rows
+
+IGNORED = -100  # target of a padded position, as torch's cross_entropy has it
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """The sequences of one step, over all ranks. `cursor` counts target tokens in the global order of rows.
+
+    `position`, `offset`, `n_targets`, shape (n_sequences,): the row's place in the order, the first input
+    token in it, and how many targets are taken. `cursor_after`: where the next step goes on. `n_dropped`:
+    targets passed over by truncation.
+    """
+
+    position: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    n_targets: NDArray[np.int64]
+    cursor_after: int
+    n_dropped: int
+
+    @property
+    def tokens(self) -> int:
+        return int(self.n_targets.sum())
+
+
+def cut(cursor: int, n_sequences: int, seq_len_tokens: int, context_length: int, mode: Literal["segment", "truncate"]) -> Cut:
+    """`n_sequences` sequences of up to `seq_len_tokens` targets from `cursor` on.
+
+    `segment` cuts a row into consecutive pieces and keeps every token (the last piece of a row is shorter
+    where the length does not divide the context); `truncate` takes the head of each row and drops its tail.
+    """
+    if mode == "truncate":
+        first = -(-cursor // context_length)
+        position = first + np.arange(n_sequences, dtype=np.int64)
+        lengths = np.full(n_sequences, seq_len_tokens, dtype=np.int64)
+        after = int(position[-1] + 1) * context_length
+        return Cut(position, np.zeros_like(position), lengths, after, after - cursor - n_sequences * seq_len_tokens)
+    starts = _segment_starts(cursor, n_sequences, seq_len_tokens, context_length)
+    position, offset = starts // context_length, starts % context_length
+    n_targets = np.minimum(seq_len_tokens, context_length - offset)
+    return Cut(position, offset, n_targets, int(starts[-1] + n_targets[-1]), 0)
+
+
+def _segment_starts(cursor: int, n_sequences: int, seq_len_tokens: int, context_length: int) -> NDArray[np.int64]:
+    """Cursors at which segments start: every seq_len_tokens from the row's start, or from a cursor inside a row."""
+    row, offset = divmod(cursor, context_length)
+    first_row = np.arange(offset, context_length, seq_len_tokens, dtype=np.int64) + row * context_length
+    whole_row = np.arange(0, context_length, seq_len_tokens, dtype=np.int64)
+    n_rows = max(0, -(-(n_sequences - len(first_row)) // len(whole_row)))
+    later = (row + 1 + np.arange(n_rows, dtype=np.int64))[:, None] * context_length + whole_row
+    return np.concatenate([first_row, later.reshape(-1)])[:n_sequences]
+
+
+def rank_slice(n_sequences: int, rank: int, world_size: int) -> slice:
+    """The sequences that one rank computes: contiguous, and uneven by at most one."""
+    return slice(n_sequences * rank // world_size, n_sequences * (rank + 1) // world_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Token numbers of some sequences: inputs and targets, shape (B, L) each; padded targets are IGNORED."""
+
+    inputs_BL: Tensor
+    targets_BL: Tensor
+
+    def split(self, n_sequences: int) -> list["Batch"]:
+        """Micro-batches of up to `n_sequences` sequences."""
+        pairs = zip(self.inputs_BL.split(n_sequences), self.targets_BL.split(n_sequences), strict=True)
+        return [Batch(inputs, targets) for inputs, targets in pairs]
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.inputs_BL.to(device, non_blocking=True), self.targets_BL.to(device, non_blocking=True))
+
+
+def read_batch(rows: Rows, order: RowOrder, cut_: Cut, chosen: slice, seq_len_tokens: int) -> Batch:
+    """The tensors of the `chosen` sequences of a cut. No sequence at all gives one of zero weight,
+    so that every rank takes part in the gradient's reduction."""
+    position, offset, n_targets = cut_.position[chosen], cut_.offset[chosen], cut_.n_targets[chosen]
+    if len(position) == 0:
+        position, offset, n_targets = cut_.position[:1], cut_.offset[:1], np.zeros(1, dtype=np.int64)
+    numbers, inverse = np.unique(order.rows(position), return_inverse=True)
+    tokens = rows[numbers]
+    column = np.arange(seq_len_tokens)
+    place = np.minimum(offset[:, None] + column, rows.context_length - 1)
+    inputs = tokens[inverse[:, None], place]
+    targets = np.where(column < n_targets[:, None], tokens[inverse[:, None], place + 1], IGNORED)
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
+
+
+def spread_rows(rows: Rows, n_rows: int) -> NDArray[np.int64]:
+    """`n_rows` row numbers spread evenly over all of them, fewer where there are fewer; the same for ever."""
+    n_rows = min(n_rows, len(rows))
+    return np.arange(n_rows, dtype=np.int64) * len(rows) // n_rows
+
+
+def whole_rows(rows: Rows, numbers: NDArray[np.int64]) -> Batch:
+    """These rows at the full context length."""
+    tokens = torch.from_numpy(rows[numbers])
+    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+
+
+def document_mask(inputs_BL: Tensor, eot_id: int) -> tuple[Tensor, Tensor]:
+    """Attention that stops at document borders: mask (B, 1, L, L), true where a query may look, and
+    positions (B, L) counted from each document's start. An end-of-text token closes its document."""
+    is_end = inputs_BL == eot_id
+    document = is_end.cumsum(1) - is_end.long()
+    same = document[:, :, None] == document[:, None, :]
+    length = inputs_BL.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=inputs_BL.device).tril()
+    place = torch.arange(length, device=inputs_BL.device).expand_as(inputs_BL)
+    starts = torch.nn.functional.pad(is_end[:, :-1], (1, 0)).long() * place
+    return (same & causal)[:, None], place - starts.cummax(1).values

@@ -1,0 +1,80 @@
+"""Folders that are whole or not there, whoever is killed and however many build at once."""
+
+import errno
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raystage.config import ConfigError
+
+PREFIX = ".building"
+
+
+@contextmanager
+def building(folder: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
+    """A temporary folder beside `folder` to build in; leaving the `with` makes it durable and renames it to `folder`.
+
+    A whole `folder` that another process finished first stays, a damaged one is replaced. An exception, or a kill, leaves
+    `folder` as it was. Raises ConfigError where the cache cannot be written.
+    """
+    temporary = _temporary_folder(folder.parent)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            _sync(path)
+        _sync(temporary)
+        _publish(temporary, folder, is_whole)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(cache: Path) -> None:
+    """Removes the temporary folders of processes of this machine that have ended."""
+    for path in cache.glob(f"{PREFIX}~*"):
+        _, host, pid, _ = path.name.split("~")
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _temporary_folder(cache: Path) -> Path:
+    folder = cache / f"{PREFIX}~{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"data.cache_dir={cache}: cannot be written ({error.strerror}); name another folder") from None
+    return folder
+
+
+def _publish(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
+    if folder.exists() and not is_whole(folder):
+        # renamed before it is removed, so that nobody finds a part of it
+        os.rename(folder, damaged := _temporary_folder(folder.parent) / folder.name)
+        shutil.rmtree(damaged.parent, ignore_errors=True)
+    try:
+        os.rename(temporary, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,48 @@
+"""The ranks of a run: who am I, sums over all, and words from rank 0 to the others."""
+
+import dataclasses
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """`control`: a gloo group for small host-side messages beside the device's own; None with one rank."""
+
+    rank: int = 0
+    world_size: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @staticmethod
+    def of_process() -> "Ranks":
+        """The ranks of the process group that this process has joined; one rank where there is none."""
+        if not dist.is_initialized():
+            return Ranks()
+        world_size = dist.get_world_size()
+        control = dist.new_group(backend="gloo") if world_size > 1 else None
+        return Ranks(dist.get_rank(), world_size, control)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over the ranks, in place, on its own device."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def from_first(self, values: list[int]) -> list[int]:
+        """Rank 0's integers, on every rank; the length must be the same everywhere."""
+        if self.control is None:
+            return values
+        vector = torch.tensor(values, dtype=torch.int64)
+        dist.broadcast(vector, src=0, group=self.control)
+        return [int(v) for v in vector]
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.control is not None:
+            dist.barrier(group=self.control)

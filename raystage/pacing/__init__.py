@@ -1,0 +1,1 @@
+"""When a stage ends: pure functions on recorded losses; no clock, no rank, no input or output."""

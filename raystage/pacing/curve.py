@@ -1,0 +1,62 @@
+"""The loss curve of one stage in bounded memory: bins of steps, halved in number when there are too many."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BINS = 192
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """Means over `n_steps` steps: cumulative tokens, log10 of compute, loss; and the range of the learning rate."""
+
+    n_steps: int
+    tokens_seen: float
+    log_compute: float
+    loss: float
+    lr_min: float
+    lr_max: float
+
+
+def merge(a: Bin, b: Bin) -> Bin:
+    """One bin in place of two neighbours."""
+    n = a.n_steps + b.n_steps
+
+    def mean(x: float, y: float) -> float:
+        return (a.n_steps * x + b.n_steps * y) / n
+
+    return Bin(
+        n_steps=n,
+        tokens_seen=mean(a.tokens_seen, b.tokens_seen),
+        log_compute=mean(a.log_compute, b.log_compute),
+        loss=mean(a.loss, b.loss),
+        lr_min=min(a.lr_min, b.lr_min),
+        lr_max=max(a.lr_max, b.lr_max),
+    )
+
+
+def append(bins: tuple[Bin, ...], new: Bin) -> tuple[Bin, ...]:
+    """`bins` with one more; beyond MAX_BINS neighbours are merged in pairs, so that memory stays bounded."""
+    bins = (*bins, new)
+    if len(bins) <= MAX_BINS:
+        return bins
+    pairs = tuple(merge(bins[i], bins[i + 1]) for i in range(0, len(bins) - 1, 2))
+    return pairs if len(bins) % 2 == 0 else (*pairs, bins[-1])
+
+
+def steady_tail(bins: tuple[Bin, ...], tolerance: float = 0.01) -> tuple[Bin, ...]:
+    """The longest run of latest bins over which the learning rate moves by no more than `tolerance`."""
+    low, high, start = np.inf, 0.0, len(bins)
+    for i in range(len(bins) - 1, -1, -1):
+        low, high = min(low, bins[i].lr_min), max(high, bins[i].lr_max)
+        if high > low * (1 + tolerance):
+            break
+        start = i
+    return bins[start:]
+
+
+def log_axes(bins: tuple[Bin, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """log10 of compute and log10 of loss, shape (n_bins,) each."""
+    return np.array([b.log_compute for b in bins]), np.log10([b.loss for b in bins])

@@ -1,0 +1,124 @@
+"""The main job from the driver's seat: prepare, train with everything following along, wrap up."""
+
+import contextlib
+import dataclasses
+import signal
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from raystage.config import Config, ConfigError, to_tree
+from raystage.config.duration import parse_duration
+from raystage.data.corpus import Corpus
+from raystage.data.prepare import prepare
+from raystage.data.progress import Progress
+from raystage.runtime.engine import Engine
+from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.worker import Assignment
+from raystage.runtime.wrap_up import Products, wrap_up
+from raystage.tracking import Follower, Sink
+from raystage.tracking.console import Console
+from raystage.tracking.mlflow_sink import MlflowSink
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.policy import vocab_size_of
+from raystage.training.start import find_checkpoint
+
+_LAST_DELIVERY_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """`finished`: false after a stop on request, true when the duration is done."""
+
+    finished: bool
+    folder: RunFolder
+    products: Products | None
+
+
+def prepare_corpus(config: Config, progress: Progress) -> Corpus:
+    """The corpus, checked against the model. Raises ConfigError."""
+    corpus = prepare(config.data, progress)
+    try:
+        vocab_size_of(config, corpus.vocab_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for rows in (corpus.train_rows, corpus.validation_rows):
+        rows(config.model.context_length)
+    return corpus
+
+
+def train(config: Config, make_engine: Callable[[], Engine], progress: Progress, say: Callable[[str], None]) -> Outcome:
+    """Runs or resumes the run `config.name`. Raises ConfigError before anything starts, EngineError when training fails."""
+    corpus = prepare_corpus(config, progress)
+    if config.init_from.path is not None:
+        try:
+            find_checkpoint(Path(config.init_from.path))
+        except ValueError as error:
+            raise ConfigError(f"init_from.path: {error}") from None
+    folder = RunFolder.of(config)
+    with folder.locked():
+        for change in folder.accept(config):
+            say(f"changed since the last attempt: {change}")
+        damage: list[str] = []
+        finished = _is_finished(config, folder, damage)
+        for line in damage:
+            say(line)
+        if finished:
+            say(f"run {config.name!r} is complete; a longer training.duration goes on from its end")
+        return _train(config, corpus, folder, None if finished else make_engine)
+
+
+def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
+    stored = CheckpointStore(folder.path).latest_good(damage)
+    return stored is not None and stored.manifest.counters.progress(parse_duration(config.training.duration)) >= 1.0
+
+
+def _train(config: Config, corpus: Corpus, folder: RunFolder, make_engine: Callable[[], Engine] | None) -> Outcome:
+    """Everything that follows the run, around the engine; without one the run is complete, and its records may wait."""
+    duration = parse_duration(config.training.duration)
+    mlflow = MlflowSink.open(folder.path, config.tracking, to_tree(config), config.name) if config.tracking.mlflow else None
+    console = Console(duration, config.name)
+    sinks: list[Sink] = [*([console] if make_engine else []), *([mlflow] if mlflow else [])]
+    follower = Follower(folder.path, sinks)
+    products, finished, status = None, make_engine is None, "FAILED"
+    try:
+        follower.start()
+        if make_engine:
+            engine = make_engine()
+            console.start()
+            with _stopping_on_signals(engine.request_stop):
+                finished = engine.train(Assignment(config, corpus.folder.absolute(), folder.path))
+        status = "FINISHED" if finished else "KILLED"
+    finally:
+        follower.stop(_LAST_DELIVERY_S)
+        console.close()
+        if finished:
+            products = wrap_up(config, corpus, folder)
+        if mlflow:
+            _hand_over(mlflow, folder, status)
+    return Outcome(finished, folder, products)
+
+
+def _hand_over(mlflow: MlflowSink, folder: RunFolder, status: str) -> None:
+    mlflow.log_artifact(folder.path / "config.yaml")
+    if folder.report.is_dir():
+        mlflow.log_artifact(folder.report, "report")
+    mlflow.finish(status)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a stop with a checkpoint; a second one ends the process as ever."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: types.FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        request_stop()
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

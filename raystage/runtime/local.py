@@ -1,0 +1,54 @@
+"""The engine without Ray: this process alone, or one rank of torchrun."""
+
+import os
+import threading
+
+import torch.distributed as dist
+
+from raystage.config.schema import Runtime
+from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
+from raystage.runtime.engine import EngineError
+from raystage.runtime.worker import Assignment, run_rank
+from raystage.training.checkpoint import CheckpointError
+from raystage.training.loop import TrainingError
+
+
+def torchrun_rank() -> int | None:
+    """The rank that torchrun gave this process; None in a plain one."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+class LocalEngine:
+    def __init__(self, runtime: Runtime) -> None:
+        self._stop = threading.Event()
+        self._local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._device = pick_device(runtime.device, int(os.environ.get("LOCAL_RANK", "0")))
+        self._threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // self._local_world_size)
+        if torchrun_rank() is not None and not dist.is_initialized():
+            dist.init_process_group(self._device.backend)
+        self.ranks = Ranks.of_process()
+
+    def train(self, assignment: Assignment) -> bool:
+        self._share(assignment)
+        return self._run(assignment)
+
+    def follow(self) -> bool:
+        """Trains as one of torchrun's other ranks, on the assignment that rank 0 hands out when it is ready."""
+        return self._run(self._share(None))
+
+    def _share(self, assignment: Assignment | None) -> Assignment:
+        shared = [assignment]
+        if self.ranks.world_size > 1:
+            dist.broadcast_object_list(shared, src=0, group=self.ranks.control)
+        assert shared[0] is not None
+        return shared[0]
+
+    def _run(self, assignment: Assignment) -> bool:
+        try:
+            return run_rank(assignment, self._device, self.ranks, self._threads, stop_requested=self._stop.is_set)
+        except (TrainingError, CheckpointError) as error:
+            raise EngineError(str(error)) from error
+
+    def request_stop(self) -> None:
+        self._stop.set()

@@ -1,0 +1,87 @@
+"""The folder of a run: who may write to it, which attempt is the latest, and under which configuration."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raystage.config import Config, ConfigError, dump, flat, to_tree
+
+# keys that may change between the attempts of one run: they move no loss of a step
+_MAY_CHANGE = ("runtime.", "tracking.", "sample.", "checkpoint.", "storage", "training.duration", "data.cache_dir", "data.processes")
+_ATTEMPT, _LOCK, _CONFIG, _CHANGES = "attempt", "lock", "config.yaml", "config_changes.jsonl"
+
+
+class RunFolder:
+    """`storage/name`. Created by `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def of(config: Config) -> "RunFolder":
+        return RunFolder(Path(config.storage).expanduser().absolute() / config.name)
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; the lock ends with the process, however it ends. Raises ConfigError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"name={self.path.name}: another process is training this run; wait for it or choose another name"
+                ) from None
+            yield
+
+    def accept(self, config: Config) -> list[str]:
+        """Takes the configuration of this attempt; returns the changes against the last one, a line each.
+
+        Raises ConfigError with both values for a key that may not change under an old name.
+        """
+        path = self.path / _CONFIG
+        changes: list[dict[str, Any]] = []
+        if path.is_file():
+            before, after = flat(yaml.safe_load(path.read_text())), flat(to_tree(config))
+            keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+            changes = [{"key": key, "before": before.get(key), "after": after.get(key)} for key in keys]
+        for change in changes:
+            if not change["key"].startswith(_MAY_CHANGE):
+                raise ConfigError(
+                    f"{change['key']}={change['after']}: run {config.name!r} began with {change['before']}; "
+                    "keep that value, or choose another name for a new run"
+                )
+        if changes:
+            with (self.path / _CHANGES).open("a") as file:
+                file.writelines(json.dumps({"after_attempt": self.attempt(), **change}) + "\n" for change in changes)
+        _write_whole(path, dump(config))
+        return [f"{change['key']}: {change['before']} -> {change['after']}" for change in changes]
+
+    def attempt(self) -> int:
+        """The latest attempt, 0 before the first."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return int((self.path / _ATTEMPT).read_text())
+        return 0
+
+    def next_attempt(self) -> int:
+        """Begins a new attempt, which fences off all earlier ones."""
+        attempt = self.attempt() + 1
+        _write_whole(self.path / _ATTEMPT, str(attempt))
+        return attempt
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """The file has the old text or the new, never half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)

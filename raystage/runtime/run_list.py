@@ -1,0 +1,35 @@
+"""The runs of a folder, as a table."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from raystage.config import ConfigError, load
+from raystage.config.duration import parse_duration
+from raystage.training.checkpoint import CheckpointStore
+
+
+def run_table(storage: Path) -> Table:
+    """One line a run, and one for each pinned checkpoint below it. Raises ConfigError for a missing folder."""
+    if not storage.is_dir():
+        raise ConfigError(f"{storage}: no such folder; runs lie in the folder that the key 'storage' names")
+    table = Table("run", "progress", "step", "tokens seen", "length", "layers", "channels", "val loss")
+    for folder in sorted(path.parent for path in storage.glob("*/config.yaml")):
+        duration = parse_duration(load(folder / "config.yaml").training.duration)
+        stored = CheckpointStore(folder).all()
+        for checkpoint in [*stored[-1:], *[s for s in stored[:-1] if s.manifest.pinned]]:
+            manifest = checkpoint.manifest
+            is_newest = checkpoint is stored[-1]
+            table.add_row(
+                folder.name if is_newest else f"  {checkpoint.folder.name}",
+                f"{min(1.0, manifest.counters.progress(duration)):.0%}",
+                f"{manifest.counters.step:,}",
+                f"{manifest.counters.tokens_seen:,}",
+                str(manifest.shape.seq_len_tokens),
+                str(manifest.shape.n_layer),
+                str(manifest.shape.d_model),
+                "" if manifest.val_loss is None else f"{manifest.val_loss:.4f}",
+            )
+        if not stored:
+            table.add_row(folder.name, "0%", *[""] * 6)
+    return table

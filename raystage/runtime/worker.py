@@ -1,0 +1,88 @@
+"""One rank of one attempt: the same code under Ray Train, under torchrun and in a plain process."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raystage.config import Config
+from raystage.data.corpus import Corpus
+from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.runtime.run_folder import RunFolder
+from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
+from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.job import Job
+from raystage.training.loop import Loop, Outside
+from raystage.training.ports import RemoteController
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What the driver sends to every rank; plain values and paths, so that it travels."""
+
+    config: Config
+    corpus_folder: Path
+    run_dir: Path
+
+
+class FileRecorder:
+    """Writes the run folder's two record files, which everything that shows or tracks the run reads."""
+
+    def __init__(self, run_dir: Path, resume: Stored | None) -> None:
+        self._metrics = JsonlWriter(run_dir / METRICS_FILE)
+        self._decisions = JsonlWriter(run_dir / DECISIONS_FILE)
+        step = resume.manifest.counters.step if resume else 0
+        # steps after the checkpoint are trained again and would stand there twice
+        self._metrics.truncate_after(step)
+        self._decisions.truncate_after(len(resume.manifest.decisions) if resume else 0, key="decision_id")
+
+    def metric(self, record: dict[str, Any]) -> None:
+        self._metrics.write(record)
+
+    def decision(self, record: dict[str, Any]) -> None:
+        self._decisions.write(record)
+
+
+def run_rank(
+    assignment: Assignment,
+    device: Device,
+    ranks: Ranks,
+    threads: int,
+    remote: Callable[[int], RemoteController] | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains to the end or to a stop; false for a stop. `remote` makes rank 0's controller for an attempt."""
+    device.prepare(threads)
+    folder = RunFolder(assignment.run_dir)
+    (attempt,) = ranks.from_first([folder.next_attempt() if ranks.is_first else 0])
+    resume = _choose_checkpoint(CheckpointStore(folder.path), ranks)
+    job = Job(assignment.config, Corpus.load(assignment.corpus_folder), folder.path, attempt)
+    outside = None
+    if ranks.is_first:
+        outside = Outside(
+            recorder=FileRecorder(folder.path, resume),
+            remote=remote(attempt) if remote else None,
+            stop_requested=stop_requested,
+            still_ours=lambda: folder.attempt() == attempt,
+            tracking_run_id=lambda: _mlflow_run_id(folder.path),
+        )
+    return Loop(job, resume, device, ranks, outside).run()
+
+
+def _choose_checkpoint(store: CheckpointStore, ranks: Ranks) -> Stored | None:
+    """The checkpoint that rank 0 finds good, on every rank."""
+    found = store.latest_good() if ranks.is_first else None
+    key = found.manifest.key if found else (-1, -1, -1)
+    wanted = tuple(ranks.from_first(list(key)))
+    if ranks.is_first or wanted == (-1, -1, -1):
+        return found
+    return next(stored for stored in store.all() if stored.manifest.key == wanted)
+
+
+def _mlflow_run_id(run_dir: Path) -> str | None:
+    try:
+        return str(json.loads((run_dir / "mlflow.json").read_text())["run_id"])
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,68 @@
+"""After training: the model as a Hugging Face folder, a sample of its text, the report."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raystage.config import Config
+from raystage.data.corpus import Corpus
+from raystage.evaluation.generation import Generator, Sampling
+from raystage.evaluation.python_lines import share_of_python
+from raystage.report.build import build_report
+from raystage.runtime.export import choose_checkpoint, export
+from raystage.runtime.run_folder import RunFolder
+
+_STREAMS = 8
+_TOKENS_A_LINE = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Products:
+    """What a finished run leaves for people; `sample_facts` is None where no sample was asked for."""
+
+    model: Path
+    page: Path
+    sample_facts: dict[str, Any] | None
+
+
+def wrap_up(config: Config, corpus: Corpus, folder: RunFolder) -> Products:
+    """Exports the newest checkpoint, writes the sample and builds the report."""
+    model = export(choose_checkpoint(folder.path, None), corpus, folder.path / "model")
+    folder.report.mkdir(exist_ok=True)
+    facts = _write_sample(config, corpus, model, folder.report) if config.sample.lines else None
+    return Products(model, build_report([folder.path], folder.report), facts)
+
+
+def _write_sample(config: Config, corpus: Corpus, model: Path, report: Path) -> dict[str, Any]:
+    lines = _generated_lines(config, model)
+    (report / "sample.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    facts: dict[str, Any] = {"lines": len(lines)}
+    if all(source.kind == "stdlib" for source in config.data.sources):
+        facts["share_of_python"] = share_of_python(lines)
+        facts["share_of_python_held_out"] = share_of_python(_held_out_lines(corpus))
+    (report / "sample.json").write_text(json.dumps(facts, indent=1))
+    return facts
+
+
+def _generated_lines(config: Config, model: Path) -> list[str]:
+    """The wanted number of whole non-blank lines, from several texts written side by side."""
+    generator, sample = Generator(model), config.sample
+    lines: list[str] = []
+    for attempt in range(20):
+        sampling = Sampling(sample.temperature, sample.top_k, seed=config.seed + attempt)
+        missing = sample.lines - len(lines)
+        n_tokens = max(_TOKENS_A_LINE, missing * _TOKENS_A_LINE // _STREAMS)
+        for text in generator.texts("", _STREAMS, n_tokens, sampling):
+            # a document's end ends a line; the last line was cut off where the tokens ended
+            lines += [line for line in text.replace(generator.end_of_text, "\n").splitlines()[:-1] if line.strip()]
+        if len(lines) >= sample.lines:
+            break
+    return lines[: sample.lines]
+
+
+def _held_out_lines(corpus: Corpus) -> list[str]:
+    tokens = np.asarray(corpus.validation_rows(8).tokens)
+    return str(corpus.tokenizer().decode(tokens.tolist(), skip_special_tokens=True)).splitlines()

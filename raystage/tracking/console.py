@@ -1,0 +1,95 @@
+"""The run in the terminal: a live panel where there is one, single lines where there is not."""
+
+import time
+from collections.abc import Sequence
+
+import rich.console
+from rich.live import Live
+
+from raystage.config.duration import Duration
+from raystage.tracking.panel import panel
+from raystage.tracking.plain_lines import decision_line, event_line, progress_line
+from raystage.tracking.progress import Progress, advance, decided
+from raystage.tracking.records import Record
+
+
+class Terminal(rich.console.Console):
+    """Falls silent when its reader is gone; rich itself would end the thread and close standard output."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+class Console:
+    """A sink that shows progress. Between `start` and `close` it owns the terminal's last lines."""
+
+    name = "terminal"
+
+    def __init__(
+        self, duration: Duration, run_name: str, terminal: rich.console.Console | None = None, line_interval_s: float = 10.0
+    ) -> None:
+        self._duration = duration
+        self._run_name = run_name
+        self._terminal = terminal or Terminal(highlight=False)
+        self._line_interval_s = line_interval_s
+        self._last_line_s = time.monotonic()
+        self._progress = Progress()
+        self._live: Live | None = None
+        self._is_first = True
+
+    def start(self) -> None:
+        """Draws the panel; without a terminal does nothing."""
+        if self._terminal.is_terminal:
+            self._live = Live(self._panel(), console=self._terminal, refresh_per_second=4)
+            self._live.start()
+
+    def close(self) -> None:
+        """Leaves the last panel on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def consume(self, records: Sequence[Record], decisions: Sequence[Record]) -> None:
+        """Shows new records. A terminal that is gone ends the display, not the run."""
+        events = self._fold(records, decisions)
+        try:
+            if self._live is not None:
+                self._live.update(self._panel())
+            elif not self._terminal.is_terminal:
+                self._print_lines(events)
+        except OSError:
+            self._terminal.quiet = True
+
+    def _fold(self, records: Sequence[Record], decisions: Sequence[Record]) -> list[str]:
+        # at one step: what ended before it, the decision, what starts after it
+        events: list[tuple[int, int, str]] = []
+        for record in records:
+            self._progress = advance(self._progress, record)
+            events.append((record["step"], 2 if record["kind"] == "start" else 0, event_line(record)))
+        for decision in decisions:
+            self._progress = decided(self._progress, decision)
+            events.append((decision["effective_step"], 1, decision_line(decision)))
+        lines = [line for _, _, line in sorted(events, key=lambda event: event[:2]) if line]
+        if self._is_first:
+            lines = self._without_history(lines)
+        self._is_first = False
+        return lines
+
+    def _without_history(self, lines: list[str]) -> list[str]:
+        """Of a resumed run only what came with its newest start."""
+        starts = [i for i, line in enumerate(lines) if line.startswith("start ")]
+        return lines[starts[-1] :] if starts else lines
+
+    def _print_lines(self, events: Sequence[str]) -> None:
+        for line in events:
+            self._print(line)
+        if self._progress.end is None and time.monotonic() - self._last_line_s >= self._line_interval_s:
+            self._last_line_s = time.monotonic()
+            self._print(progress_line(self._progress, self._duration))
+
+    def _print(self, line: str) -> None:
+        if line:
+            self._terminal.print(line, markup=False, soft_wrap=True)
+
+    def _panel(self) -> rich.console.RenderableType:
+        return panel(self._progress, self._duration, self._run_name)

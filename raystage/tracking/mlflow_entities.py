@@ -1,0 +1,93 @@
+"""Records as MLflow's metrics, parameters and tags: plain values in, MLflow's entities out."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from raystage.config import flat
+from raystage.tracking.decision_text import sentence
+from raystage.tracking.records import Record
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, RunTag
+
+T = TypeVar("T")
+
+_METRIC_KEYS = {
+    "train": [
+        "loss",
+        "lr",
+        "grad_norm",
+        "slope",
+        "tokens_per_s",
+        "mfu",
+        "seq_len_tokens",
+        "batch_tokens",
+        "n_layer",
+        "d_model",
+        "n_parameters",
+        "tokens_seen",
+        "flops",
+        "stage",
+        "world_size",
+    ],
+    "val": ["val_loss"],
+}
+_MAX_PARAM_CHARS = 6000
+_MAX_TAG_CHARS = 8000
+_ELLIPSIS = "..."
+
+
+def metrics_of(record: Record, run_start_ms: int) -> "list[Metric]":
+    """A record's metrics at its training step, without those it has no value for.
+
+    Their time is the run's start plus the training time: the same record always gives the same metric, and MLflow's
+    databases keep one of two equal ones.
+    """
+    from mlflow.entities import Metric
+
+    keys = [key for key in _METRIC_KEYS.get(str(record["kind"]), []) if record.get(key) is not None]
+    return [Metric(key, float(record[key]), run_start_ms + round(1000 * record["time_s"]), record["step"]) for key in keys]
+
+
+def params_of(config_tree: Mapping[str, Any]) -> "list[Param]":
+    """The resolved configuration with dotted keys; values too long for MLflow end in '...'."""
+    from mlflow.entities import Param
+
+    return [Param(key, _cut(str(value), _MAX_PARAM_CHARS)) for key, value in flat(config_tree).items()]
+
+
+def changed_params(params: "Sequence[Param]", logged: Mapping[str, str]) -> "list[RunTag]":
+    """Tags for the values that a resumed run has changed: MLflow's own parameters stay as first logged."""
+    from mlflow.entities import RunTag
+
+    return [
+        RunTag(f"changed.{param.key}", _cut(f"{logged[param.key]} -> {param.value}", _MAX_TAG_CHARS))
+        for param in params
+        if param.key in logged and logged[param.key] != param.value
+    ]
+
+
+def decision_tags(decisions: Iterable[Record]) -> "list[RunTag]":
+    """`decision.<id>`: one readable line."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(f"decision.{decision['decision_id']}", _cut(sentence(decision), _MAX_TAG_CHARS)) for decision in decisions]
+
+
+def tags_of(tags: Mapping[str, str]) -> "list[RunTag]":
+    """Tags, their values cut to MLflow's limit."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, _cut(value, _MAX_TAG_CHARS)) for key, value in tags.items()]
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - len(_ELLIPSIS)] + _ELLIPSIS

@@ -1,0 +1,69 @@
+"""The run in single lines, for logs and pipes: ASCII alone."""
+
+from raystage.config.duration import Duration
+from raystage.tracking import units
+from raystage.tracking.decision_text import sentence
+from raystage.tracking.progress import Progress, share_done, time_left_s
+from raystage.tracking.records import Record
+
+
+def progress_line(progress: Progress, duration: Duration) -> str:
+    """One line on the newest training step; empty before the first."""
+    newest = progress.newest
+    if newest is None:
+        return ""
+    left_s = time_left_s(progress, duration)
+    parts = [
+        f"step {newest['step']}",
+        f"{share_done(progress, duration):.0%}",
+        f"{units.count(newest['tokens_seen'])} tokens",
+        shape(newest),
+        f"loss {number(newest['loss'], '.4f')}",
+        _slope(progress.check, newest),
+        f"{units.count(newest['tokens_per_s'])} tokens/s",
+        workers(newest["world_size"]),
+        "" if left_s is None else f"{units.duration(left_s)} left",
+    ]
+    return " | ".join(part for part in parts if part)
+
+
+def event_line(record: Record) -> str:
+    """One line for a start, a validation or the end; empty for other records."""
+    match record["kind"]:
+        case "start":
+            again = f", attempt {record['attempt']}" if record["step"] else ""
+            return f"start at step {record['step']} on {workers(record['world_size'])}, {record['device']}{again}"
+        case "val":
+            end = ", end of the stage" if record["stage_end"] else ""
+            return f"validation at step {record['step']}: loss {number(record['val_loss'], '.4f')}{end}"
+        case "end":
+            return f"end at step {record['step']}: {units.count(record['tokens_seen'])} tokens in {units.duration(record['time_s'])}"
+    return ""
+
+
+def decision_line(decision: Record) -> str:
+    """`decision 3: depth 2 -> 4 at step 360 (why)`."""
+    return f"decision {decision['decision_id']}: {sentence(decision).replace('→', ' -> ')}"
+
+
+def shape(record: Record) -> str:
+    """`len 64, 2 layers x 64`."""
+    layers = "layer" if record["n_layer"] == 1 else "layers"
+    return f"len {record['seq_len_tokens']}, {record['n_layer']} {layers} x {record['d_model']}"
+
+
+def workers(world_size: int) -> str:
+    """`1 worker`, `2 workers`."""
+    return "1 worker" if world_size == 1 else f"{world_size} workers"
+
+
+def number(value: float | None, form: str) -> str:
+    """The number, or `not finite`: records hold null for what JSON cannot."""
+    return "not finite" if value is None else format(value, form)
+
+
+def _slope(check: Record | None, newest: Record) -> str:
+    if check is None or check["stage"] != newest["stage"] or check["slope"] is None:
+        return ""
+    threshold = check["threshold"]
+    return f"slope {check['slope']:.3f}" + (f" of {threshold:.3f}" if threshold is not None else "")

@@ -1,0 +1,139 @@
+"""The run folder's two record files: one JSON object a line, appended by rank 0 of training.
+
+A line counts once its newline is on disk. What follows the last newline is a write that a kill cut short: readers skip it,
+the next writer removes it.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from raystage.config.errors import ConfigError
+
+Record = dict[str, Any]
+METRICS_FILE = "metrics.jsonl"
+DECISIONS_FILE = "decisions.jsonl"
+
+
+class JsonlWriter:
+    """Appends records to one file. Each is handed to the operating system whole, so a killed process loses none."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_torn_line(self._path)
+        self._file = _open_to_append(self._path)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one record. NaN and infinities, which JSON has not, become null."""
+        self._file.write(json.dumps(_without_non_finite(dict(record)), allow_nan=False) + "\n")
+
+    def truncate_after(self, step: int, key: str = "step") -> int:
+        """Drops the records past `step` (by `key`: step or effective_step) and every `end`, in one atomic replacement.
+
+        Returns how many. `start` records up to `step` stay: they are the history of restarts.
+        """
+        records = read_records(self._path)
+        kept = [record for record in records if record[key] <= step and record.get("kind") != "end"]
+        if len(kept) < len(records):
+            self._file.close()
+            _replace(self._path, kept)
+            self._file = _open_to_append(self._path)
+        return len(records) - len(kept)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "JsonlWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """The records of one file, none if it is not there. Raises ConfigError (file and line) for a broken line."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = data.split(b"\n")[:-1]
+    return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def parse_line(line: bytes) -> Record | None:
+    """The record of one line; None if it holds no JSON object."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecords:
+    """All records of one run, in file order."""
+
+    starts: list[Record]
+    train: list[Record]
+    checks: list[Record]
+    val: list[Record]
+    ends: list[Record]
+    decisions: list[Record]
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> "RunRecords":
+        """Reads both files of a run folder. Raises ConfigError if there is no such folder or a line is broken."""
+        folder = Path(run_dir)
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such run folder; 'raystage runs' lists them")
+        metrics = read_records(folder / METRICS_FILE)
+
+        def of(kind: str) -> list[Record]:
+            return [record for record in metrics if record.get("kind") == kind]
+
+        decisions = read_records(folder / DECISIONS_FILE)
+        return cls(starts=of("start"), train=of("train"), checks=of("check"), val=of("val"), ends=of("end"), decisions=decisions)
+
+
+def _parsed(line: bytes, where: str) -> Record:
+    record = parse_line(line)
+    if record is None:
+        raise ConfigError(f"{where}: not a JSON object; mend or delete this line")
+    return record
+
+
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_non_finite(item) for item in value]
+    return value
+
+
+def _open_to_append(path: Path) -> TextIO:
+    return path.open("a", buffering=1, encoding="utf-8", newline="\n")
+
+
+def _remove_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def _replace(path: Path, records: list[Record]) -> None:
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)

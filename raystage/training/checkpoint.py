@@ -1,0 +1,135 @@
+"""Checkpoints of a run folder: written whole or not at all, verified, retired.
+
+A checkpoint is a folder that `AutoModelForCausalLM.from_pretrained` loads (model.safetensors, config.json)
+with the optimizer (optimizer.safetensors) and the manifest beside it, written last.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from raystage.growth.tensors import Moments, TrainingTensors
+from raystage.training.manifest import Manifest, read_manifest
+
+MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A checkpoint on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+
+class CheckpointStore:
+    """The checkpoints below one run folder."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.folder = run_dir / "checkpoints"
+
+    def save(self, manifest: Manifest, model: nn.Module, tensors: TrainingTensors) -> Path:
+        """Writes one checkpoint; the folder appears when all of it is on disk."""
+        suffix = f"-{manifest.reason}" if manifest.pinned else f"-{manifest.position}"
+        target = self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
+        partial = self.folder / f".{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(_contiguous(tensors.parameters), partial / MODEL_FILE, metadata={"format": "pt"})
+        save_file(_contiguous(_flatten(tensors.moments)), partial / OPTIMIZER_FILE)
+        model.config.save_pretrained(partial)  # type: ignore[union-attr, operator]
+        files = {name: _digest(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        (partial / MANIFEST_FILE).write_text(dataclasses.replace(manifest, files=files).to_json())
+        for path in partial.iterdir():
+            _sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        _sync(self.folder)
+        return target
+
+    def all(self) -> list[Stored]:
+        """Every readable checkpoint, oldest first."""
+        found = []
+        for path in self.folder.glob("[0-9]*/" + MANIFEST_FILE):
+            with contextlib.suppress(ValueError):  # a damaged one is no candidate; latest_good names it
+                found.append(Stored(path.parent, read_manifest(path)))
+        return sorted(found, key=lambda stored: stored.manifest.key)
+
+    def latest_good(self, on_damage: list[str] | None = None) -> Stored | None:
+        """The newest checkpoint whose files match their checksums. Damaged ones are named in `on_damage`."""
+        for stored in reversed(self.all()):
+            damaged = [name for name, digest in stored.manifest.files.items() if not _matches(stored.folder / name, digest)]
+            if not damaged:
+                return stored
+            if on_damage is not None:
+                on_damage.append(f"checkpoint {stored.folder.name} is damaged ({', '.join(damaged)}); using the one before")
+        return None
+
+    def retire(self, keep_last: int, keep_best: int) -> None:
+        """Deletes all but the latest, the best by validation loss, and the pinned."""
+        free = [stored for stored in self.all() if not stored.manifest.pinned]
+        measured = [stored for stored in free if stored.manifest.val_loss is not None]
+        best = sorted(measured, key=lambda stored: (stored.manifest.val_loss, stored.manifest.key))[:keep_best]
+        kept = {stored.folder for stored in [*free[-keep_last:], *best]}
+        for stored in free:
+            if stored.folder not in kept:
+                shutil.rmtree(stored.folder)
+
+
+def load_tensors(folder: Path) -> TrainingTensors:
+    """The parameters and moments of a checkpoint, on the CPU. Raises CheckpointError."""
+    parameters = read_safetensors(folder / MODEL_FILE)
+    moments: dict[str, Moments] = {}
+    flat = read_safetensors(folder / OPTIMIZER_FILE)
+    for key in flat:
+        kind, _, name = key.partition(":")
+        if kind == "step":
+            moments[name] = Moments(flat[f"exp_avg:{name}"], flat[f"exp_avg_sq:{name}"], flat[key])
+    return TrainingTensors(parameters, moments)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file by name. Raises CheckpointError when it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); is it a safetensors file?") from None
+
+
+def _flatten(moments: dict[str, Moments]) -> dict[str, Tensor]:
+    fields = ("exp_avg", "exp_avg_sq", "step")
+    return {f"{field}:{name}": getattr(m, field) for name, m in moments.items() for field in fields}
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _matches(path: Path, digest: str) -> bool:
+    return path.is_file() and _digest(path) == digest
+
+
+def _sync(path: Path) -> None:
+    """Makes a file or folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""The manifest of a checkpoint: everything but tensors that a run needs to go on."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from raystage.models.family import ModelSpec
+from raystage.pacing.controller import Point, State
+from raystage.pacing.stage import Shape
+from raystage.training.counters import Counters
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """`controller`: its state at its watermark; `unresolved`: the points after it, not yet answered.
+
+    `position`: changes of the plan behind; `decisions`: the records of all of them; `reason`: why this
+    checkpoint was written; `pinned`: never retired; `files`: blake2b of each tensor file, by name.
+    """
+
+    run_name: str
+    attempt: int
+    reason: str
+    pinned: bool
+    spec: ModelSpec
+    shape: Shape
+    position: int
+    counters: Counters
+    controller: State
+    unresolved: tuple[Point, ...]
+    decisions: tuple[dict[str, Any], ...]
+    seed: int
+    corpus_digest: str
+    world_size: int
+    mlflow_run_id: str | None
+    val_loss: float | None
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Order of checkpoints: step, then changes behind, then attempt."""
+        return (self.counters.step, self.position, self.attempt)
+
+    def to_json(self) -> str:
+        tree = {**dataclasses.asdict(self), "controller": self.controller.to_json()}
+        return json.dumps(tree, indent=1)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises ValueError for a manifest that is no JSON, of another schema or with other fields."""
+    try:
+        tree = json.loads(path.read_text())
+        if tree["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {tree['schema_version']}, this raystage reads {SCHEMA_VERSION}")
+        return Manifest(
+            **{
+                **tree,
+                "spec": ModelSpec(**tree["spec"]),
+                "shape": Shape(**tree["shape"]),
+                "counters": Counters(**tree["counters"]),
+                "controller": State.from_json(tree["controller"]),
+                "unresolved": tuple(Point(**p) for p in tree["unresolved"]),
+                "decisions": tuple(tree["decisions"]),
+            }
+        )
+    except (KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{path}: not a manifest ({type(error).__name__}: {error})") from None

@@ -1,0 +1,107 @@
+"""Where a run begins: its own latest checkpoint, another's state or weights, or from scratch."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.growth.tensors import TrainingTensors
+from raystage.models.family import build_model
+from raystage.pacing.stage import Shape
+from raystage.training.checkpoint import MANIFEST_FILE, MODEL_FILE, CheckpointError, CheckpointStore, Stored, load_tensors, read_safetensors
+from raystage.training.counters import Counters
+from raystage.training.job import Job
+from raystage.training.manifest import Manifest, read_manifest
+from raystage.training.policy import plan_of
+from raystage.training.state import TrainState, assemble
+
+
+def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -> TrainState:
+    """The state before the first step of this attempt. Raises CheckpointError when what it starts from does not fit."""
+    if resume is not None:
+        return _from_checkpoint(job, resume, resume.manifest.position, device, ranks)
+    source = job.config.init_from.path
+    if source is None:
+        shape = plan_of(job.config).start
+        return TrainState(assemble(job.spec(shape), job.config, device, ranks), shape, 0, Counters())
+    folder = find_checkpoint(Path(source))
+    if job.config.init_from.what == "weights":
+        return _from_weights(job, folder, device, ranks)
+    stored = Stored(folder, _manifest(folder))
+    return _from_checkpoint(job, stored, _position_in_plan(job, stored.manifest.shape), device, ranks)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A run folder's newest good checkpoint, or `path` itself where it holds a model. Raises CheckpointError."""
+    if (path / MODEL_FILE).is_file():
+        return path
+    stored = CheckpointStore(path).latest_good() if path.is_dir() else None
+    if stored is None:
+        raise CheckpointError(f"{path}: no {MODEL_FILE} and no usable checkpoint; give a run folder, a checkpoint or a Hugging Face folder")
+    return stored.folder
+
+
+def _from_checkpoint(job: Job, stored: Stored, position: int, device: Device, ranks: Ranks) -> TrainState:
+    manifest = stored.manifest
+    spec = job.spec(manifest.shape)
+    if dataclasses.replace(manifest.spec, dropout=spec.dropout) != spec:
+        raise CheckpointError(f"{stored.folder}: holds a model of {manifest.spec}, the configuration asks for {spec}")
+    if manifest.corpus_digest != job.corpus.digest:
+        raise CheckpointError(
+            f"{stored.folder}: was trained on another corpus; its data position means nothing here (init_from.what=weights)"
+        )
+    machinery = assemble(spec, job.config, device, ranks, load_tensors(stored.folder))
+    return TrainState(machinery, manifest.shape, position, manifest.counters)
+
+
+def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> TrainState:
+    shape = plan_of(job.config).start
+    spec = job.spec(shape)
+    given = _named_as_model(read_safetensors(folder / MODEL_FILE))
+    fresh = {name: p.detach() for name, p in build_model(spec, job.config.seed).named_parameters()}
+    if set(given) != set(fresh):
+        odd = sorted(set(given) ^ set(fresh))
+        raise CheckpointError(
+            f"{folder}: its tensors are not those of {spec.n_layer} {spec.family} layers ({odd[0]} and {len(odd) - 1} more differ)"
+        )
+    parameters = {name: _fit_rows(folder, name, given[name], fresh[name]) for name in fresh}
+    machinery = assemble(spec, job.config, device, ranks, TrainingTensors(parameters, {}))
+    return TrainState(machinery, shape, 0, Counters())
+
+
+def _named_as_model(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Hub checkpoints of GPT-2 leave out the prefix, and some hold the tied head and attention's mask too."""
+    kept = {
+        name: t.float()
+        for name, t in tensors.items()
+        if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
+    return {name if name.startswith("transformer.") else f"transformer.{name}": t for name, t in kept.items()}
+
+
+def _fit_rows(folder: Path, name: str, given: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+    """A vocabulary padded beyond the given one keeps fresh rows there; any other difference is an error."""
+    if given.shape == fresh.shape:
+        return given
+    if name.endswith("wte.weight") and given.shape[1] == fresh.shape[1] and given.shape[0] < fresh.shape[0]:
+        return torch.cat([given, fresh[given.shape[0] :]])
+    raise CheckpointError(
+        f"{folder}: {name} has shape {tuple(given.shape)}, the first stage's model {tuple(fresh.shape)}; "
+        "make model, pacing.depths and pacing.widths start there"
+    )
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        return read_manifest(folder / MANIFEST_FILE)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: no training state to go on from ({error}); init_from.what=weights takes weights alone") from None
+
+
+def _position_in_plan(job: Job, shape: Shape) -> int:
+    shapes = plan_of(job.config).shapes()
+    if shape not in shapes:
+        raise CheckpointError(f"init_from.path={job.config.init_from.path}: its stage {shape} is none of this plan's")
+    return shapes.index(shape)

@@ -1,0 +1,60 @@
+"""The state of training on one rank: the model at its present shape, the optimizer, the counts."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from raystage.config.schema import Config
+from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.growth.tensors import TrainingTensors
+from raystage.models.count import count_parameters
+from raystage.models.family import ModelSpec, build_model
+from raystage.models.trainee import Trainee
+from raystage.pacing.stage import Shape
+from raystage.training.counters import Counters
+from raystage.training.optimizer import make_optimizer, read_tensors, write_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Machinery:
+    """The model at one shape: the bare trainee, the same wrapped for gradient exchange, and its optimizer."""
+
+    spec: ModelSpec
+    trainee: Trainee
+    wrapped: nn.Module
+    optimizer: torch.optim.AdamW
+    n_parameters: int
+
+    @property
+    def model(self) -> nn.Module:
+        return self.trainee.model
+
+    def tensors(self) -> TrainingTensors:
+        return read_tensors(self.model, self.optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """`position`: changes of the plan that lie behind, refused ones included."""
+
+    machinery: Machinery
+    shape: Shape
+    position: int
+    counters: Counters
+
+
+def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tensors: TrainingTensors | None = None) -> Machinery:
+    """The model of `spec` on the device, with these tensors or else fresh ones from the run's seed."""
+    model = build_model(spec, config.seed).to(device.torch_device)
+    optimizer = make_optimizer(model, config.training.optimizer)
+    if tensors is not None:
+        write_tensors(tensors, model, optimizer)
+    trainee = Trainee(model, spec).train()
+    wrapped: nn.Module = trainee
+    if config.training.compile:
+        wrapped = torch.compile(wrapped)  # type: ignore[assignment]
+    if ranks.world_size > 1:
+        wrapped = device.wrap(wrapped)
+    return Machinery(spec, trainee, wrapped, optimizer, count_parameters(model))

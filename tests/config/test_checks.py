@@ -1,0 +1,113 @@
+"""Rules between keys: each one's refusal, and the nearest setting that passes."""
+
+from typing import Any
+
+import pytest
+
+from raystage.config import Config, from_tree
+from raystage.config.checks import change_counts
+from tests.config.refusal import message_of
+
+WIDE = ["model.d_model=128", "model.n_head=4"]
+TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        # sources
+        (["data.sources=[{kind: text}]"], "data.sources.0.path=null: kind text needs a file or glob"),
+        (["data.sources=[{kind: stdlib}, {kind: jsonl}]"], "data.sources.1.path=null: kind jsonl needs a file or glob"),
+        (["data.sources=[{kind: text, path: ''}]"], "data.sources.0.path='': kind text needs a file or glob"),
+        (["data.sources=[{kind: text, path: a, name: b}]"], "data.sources.0.name='b': only kind dataset has one"),
+        (["data.sources=[{path: a.txt}]"], "data.sources.0.kind=stdlib: takes no path and no name; set kind to text, jsonl or dataset"),
+        (["data.sources=[{kind: dataset}]"], "data.sources.0: kind dataset needs either name (hub) or path (local folder)"),
+        (["data.sources=[{kind: dataset, name: a, path: b}]"], "data.sources.0: kind dataset needs either"),
+        (["data.validation_sources=[{kind: text}]"], "data.validation_sources.0.path=null: kind text needs"),
+        # tokenizer
+        (["data.tokenizer.kind=file"], "data.tokenizer.path=null: kind file needs it"),
+        (["data.tokenizer.kind=hub"], "data.tokenizer.name=null: kind hub needs it"),
+        (["data.tokenizer.path=t.json"], "data.tokenizer.kind=train: takes no path and no name; set kind to file or hub"),
+        (["model.vocab_size=4095"], "model.vocab_size=4095: below data.tokenizer.vocab_size=4096; raise it or leave it null"),
+        # model
+        (["model.n_head=5"], "model.n_head=5: must divide model.d_model=128; 4 does"),
+        (["model.n_head=256"], "model.n_head=256: must divide model.d_model=128; 128 does"),
+        (["model.d_model=1000000000000", "model.n_head=7"], "model.n_head=7: must divide model.d_model=1000000000000; 8 does"),
+        # paths to the target
+        (["pacing.lengths=[]"], "pacing.lengths=[]: must be given in rising order, each once"),
+        (["pacing.lengths=[128, 64, 256]"], "pacing.lengths=[128, 64, 256]: must be given in rising order, each once"),
+        (["pacing.lengths=[64, 64, 256]"], "pacing.lengths=[64, 64, 256]: must be given in rising order, each once"),
+        (["pacing.lengths=[64, 512]"], "pacing.lengths=[64, 512]: 512 is above model.context_length=256"),
+        (["pacing.lengths=[64, 128]"], "pacing.lengths=[64, 128]: must end at model.context_length=256"),
+        (["pacing.depths=[2, 8]"], "pacing.depths=[2, 8]: 8 is above model.n_layer=4"),
+        (["pacing.depths=[1, 2]"], "pacing.depths=[1, 2]: must end at model.n_layer=4"),
+        (["pacing.widths=[64, 256]"], "pacing.widths=[64, 256]: 256 is above model.d_model=128"),
+        ([*WIDE, "pacing.widths=[96, 128]"], "pacing.widths=[96, 128]: 128 is no whole multiple of 96"),
+        ([*WIDE, "pacing.widths=[16, 128]"], "pacing.widths=[16, 128]: 16 splits a head of 32 (model.d_model / model.n_head)"),
+        # order and table
+        (
+            ["pacing.lengths=[64, 256]", "pacing.order=[depth]"],
+            "pacing.order=['depth']: the lists ask for 1 x length, 0 x depth, 0 x width",
+        ),
+        (["pacing.order=[length]"], "pacing.order=['length']: the lists ask for 0 x length"),
+        (["pacing.lengths=[64, 256]", "pacing.order=[]"], "pacing.order=[]: the lists ask for 1 x length"),
+        (["pacing.at=[0.5]"], "pacing.at=[0.5]: only pacing.rule=table uses it"),
+        (TABLE, "pacing.at=null: rule table needs 1 rising shares, one a change"),
+        ([*TABLE, "pacing.at=[0.2, 0.5]"], "pacing.at=[0.2, 0.5]: rule table needs 1 rising shares"),
+        ([*TABLE, "pacing.depths=[2, 4]", "pacing.at=[0.5, 0.2]"], "pacing.at=[0.5, 0.2]: rule table needs 2 rising shares"),
+        # training
+        (
+            ["training.duration=3 epochs"],
+            "training.duration='3 epochs': must be a positive number and 'steps', 'tokens', 'flops' or 'hours'",
+        ),
+        (["training.duration=1e999 steps"], "training.duration='1e999 steps': must be a positive number"),
+        (["training.duration=1.5 steps"], "training.duration='1.5 steps': must be a whole number of steps"),
+        (["training.batch_tokens=1000"], "training.batch_tokens=1000: must be a multiple of model.context_length=256, like 1024"),
+        (["training.batch_tokens=8"], "training.batch_tokens=8: must be a multiple of model.context_length=256, like 256"),
+        (["training.micro_batch_tokens=128"], "training.micro_batch_tokens=128: below one row, model.context_length=256"),
+        # slope
+        (["pacing.lengths=[64, 256]", "training.schedule.kind=cosine"], "training.schedule.kind=cosine: its rate always moves"),
+        (["pacing.depths=[2, 4]", "training.schedule.kind=linear"], "training.schedule.kind=linear: its rate always moves"),
+        (
+            ["pacing.lengths=[64, 256]", "pacing.min_dwell_tokens=100", "pacing.max_dwell_tokens=100"],
+            "pacing.max_dwell_tokens=100: must be above pacing.min_dwell_tokens=100",
+        ),
+        # start
+        (["init_from.what=state"], "init_from.what=state: needs init_from.path"),
+    ],
+)
+def test_impossible_combinations(overrides: list[str], message: str) -> None:
+    assert message_of(from_tree, {}, overrides).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.sources=[{kind: text, path: a}, {kind: dataset, name: b}, {kind: dataset, path: c}, {kind: stdlib}]"],
+        ["data.tokenizer.kind=file", "data.tokenizer.path=t.json"],
+        ["data.tokenizer.kind=hub", "data.tokenizer.name=gpt2", "model.vocab_size=100"],
+        ["model.vocab_size=4096"],
+        ["pacing.lengths=[256]"],
+        ["pacing.lengths=[64, 256]", "pacing.depths=[2, 4]", "pacing.order=[depth, length]"],
+        [*WIDE, "pacing.widths=[32, 64, 128]"],
+        [*TABLE, "pacing.at=[0.25]"],
+        [*TABLE, "pacing.at=[0.25]", "training.schedule.kind=cosine"],
+        ["training.schedule.kind=cosine"],
+        ["pacing.lengths=[64, 256]", "training.schedule.kind=constant", "pacing.min_dwell_tokens=100", "pacing.max_dwell_tokens=101"],
+        ["init_from.what=state", "init_from.path=runs/a"],
+    ],
+)
+def test_possible_combinations(overrides: list[str]) -> None:
+    assert isinstance(from_tree({}, overrides), Config)
+
+
+@pytest.mark.parametrize(
+    ("pacing", "counts"),
+    [
+        ({}, {"length": 0, "depth": 0, "width": 0}),
+        ({"lengths": [256]}, {"length": 0, "depth": 0, "width": 0}),
+        ({"lengths": [64, 128, 256], "widths": [64, 128]}, {"length": 2, "depth": 0, "width": 1}),
+    ],
+)
+def test_change_counts(pacing: dict[str, Any], counts: dict[str, int]) -> None:
+    assert change_counts(from_tree({"pacing": pacing})) == counts

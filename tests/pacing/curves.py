@@ -1,0 +1,142 @@
+"""Made loss curves whose slope crosses a threshold at a known place, and the run that a controller makes of them."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from raystage.pacing.controller import Check, Decision, Point, State, observe
+from raystage.pacing.policy import Policy
+from raystage.pacing.stage import Plan, Shape, make_plan
+
+BATCH_TOKENS = 2048
+FLOPS_PER_TOKEN = 6.0 * 30_000
+DEVIATION = 0.02  # of the loss of one step, relative, at BATCH_TOKENS
+PEAK_LR = 1e-3
+
+Rate = Callable[[int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """loss = amplitude * compute^-exponent + floor."""
+
+    amplitude: float
+    exponent: float
+    floor: float
+
+    def loss(self, compute: float) -> float:
+        return self.amplitude * compute**-self.exponent + self.floor
+
+    def slope(self, compute: float) -> float:
+        """d log(loss) / d log(compute) at one point."""
+        return -self.exponent * (1 - self.floor / self.loss(compute))
+
+
+def crossing_at(step: float, threshold: float, exponent: float = 0.3, floor: float = 2.5) -> PowerLaw:
+    """The law whose slope is exactly `threshold` at `step` steps of BATCH_TOKENS; steeper before, flatter after."""
+    share = -threshold / exponent  # of the loss that is above the floor there
+    compute = step * BATCH_TOKENS * FLOPS_PER_TOKEN
+    return PowerLaw(floor * share / (1 - share) * compute**exponent, exponent, floor)
+
+
+def ar1(seed: int, n: int, rho: float, deviation: float = DEVIATION) -> NDArray[np.float64]:
+    """`n` values of a stationary AR(1) process with mean 0 and this standard deviation."""
+    innovations = np.random.default_rng(seed).normal(0, deviation * math.sqrt(1 - rho**2), n)
+    innovations[0] /= math.sqrt(1 - rho**2)
+    return np.asarray(lfilter([1.0], [1.0, -rho], innovations))
+
+
+def constant_rate(step: int) -> float:
+    return PEAK_LR
+
+
+def wsd_rate(n_steps: int, warmup_steps: int, decay_steps: int) -> Rate:
+    """Warmup, plateau and linear decay to a tenth."""
+
+    def rate(step: int) -> float:
+        done = max(0.0, (step - (n_steps - decay_steps)) / decay_steps)
+        return PEAK_LR * min(1.0, step / warmup_steps) * (1 - 0.9 * done)
+
+    return rate
+
+
+def slope_policy(plan: Plan | None = None, threshold: float = -0.1, **changed: object) -> Policy:
+    """The defaults of the configuration at BATCH_TOKENS, with one threshold for all kinds."""
+    policy = Policy(
+        plan=plan or length_plan(1),
+        rule="slope",
+        thresholds={"length": threshold, "depth": threshold, "width": threshold},
+        check_every_steps=10,
+        checks_in_a_row=2,
+        confidence=0.8,
+        window_fraction=0.6,
+        settle_tokens=20 * BATCH_TOKENS,
+        min_dwell_tokens=80 * BATCH_TOKENS,
+        max_dwell_tokens=None,
+    )
+    return dataclasses.replace(policy, **changed)  # type: ignore[arg-type]
+
+
+def length_plan(n_changes: int) -> Plan:
+    return make_plan([8 * 2**i for i in range(n_changes + 1)], [2], [64])
+
+
+def after_steps(start_step: int) -> State:
+    """A controller whose stage begins with the step after `start_step`."""
+    tokens = float(start_step * BATCH_TOKENS)
+    return State(watermark=start_step, tokens_seen=tokens, stage_start_tokens=tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeRun:
+    """What the controller did: `decisions` in order, every check, and the points it saw."""
+
+    decisions: list[Decision]
+    checks: list[Check]
+    points: list[Point]
+    state: State
+
+
+def run(
+    policy: Policy,
+    laws: Sequence[PowerLaw],
+    noise: NDArray[np.float64],
+    start_step: int = 0,
+    rate: Rate = constant_rate,
+    jump: float = 0.0,
+    stop_at_first: bool = False,
+) -> MadeRun:
+    """A run of len(noise) steps on `laws`, one a stage, each change applied at its effective step.
+
+    `jump`: relative rise of the loss at each change, gone within tens of steps; a rate below the peak
+    lifts the loss too when it warms up, and lowers it when it decays.
+    """
+    state, position, changed_at = after_steps(start_step), 0, -math.inf
+    decisions: list[Decision] = []
+    checks: list[Check] = []
+    points: list[Point] = []
+    n_steps = start_step + len(noise)
+    for step in range(start_step + 1, n_steps + 1):
+        if state.pending is not None and state.pending.effective_step == step:
+            position, changed_at = position + 1, step
+        compute = step * BATCH_TOKENS * FLOPS_PER_TOKEN
+        lift = jump * math.exp(-(step - changed_at) / 6) + _rate_effect(rate, step, n_steps)
+        loss = laws[min(position, len(laws) - 1)].loss(compute) * (1 + lift) * (1 + noise[step - start_step - 1])
+        points.append(Point(step, loss, step * BATCH_TOKENS, compute, rate(step), step / n_steps, position))
+        state, due = observe(policy, state, points[-1:])
+        checks += due
+        if due and due[-1].fired:
+            assert state.pending is not None
+            decisions.append(state.pending)
+            if stop_at_first:
+                break
+    return MadeRun(decisions, checks, points, state)
+
+
+def _rate_effect(rate: Rate, step: int, n_steps: int) -> float:
+    missing = 1 - rate(step) / PEAK_LR
+    return 0.3 * missing if step < n_steps / 2 else -0.1 * missing

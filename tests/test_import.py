@@ -1,0 +1,76 @@
+"""What importing raystage costs and pulls in, and that the core runs where Ray and MLflow are not installed."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import raystage
+
+CORE = ("config", "data", "devices", "evaluation", "growth", "models", "pacing", "training")
+BLOCKED = ("ray", "mlflow")  # rich and typer come with transformers; the import contracts keep them out of ours
+
+_IMPORT_ALONE = """
+import sys, time
+began_s = time.perf_counter()
+import raystage
+took_s = time.perf_counter() - began_s
+print(took_s, *(name for name in ("ray", "torch", "mlflow", "transformers") if name in sys.modules))
+"""
+
+# One process for all packages, because torch takes seconds to import; prints {package: traceback of the import that failed}.
+_IMPORT_BLOCKED = """
+import importlib, json, pkgutil, sys, traceback
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError("blocked: " + name, name=name)
+
+sys.meta_path.insert(0, Blocker())
+failures = {{}}
+for name in {packages}:
+    try:
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, name + "."):
+            importlib.import_module(module.name)
+    except ImportError:
+        failures[name] = traceback.format_exc()
+print(json.dumps(failures))
+"""
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def existing_core_packages() -> list[str]:
+    present = {module.name for module in pkgutil.iter_modules(raystage.__path__)}
+    return [f"raystage.{name}" for name in CORE if name in present]
+
+
+def test_import_is_quick_and_light() -> None:
+    done = run_python(_IMPORT_ALONE)
+    assert done.returncode == 0, done.stderr
+    took_s, *heavy = done.stdout.split()
+    assert float(took_s) < 1.0
+    assert heavy == []
+
+
+@pytest.fixture(scope="module")
+def failures() -> dict[str, str]:
+    """The packages that do not import with Ray and MLflow blocked, and why; `ray` is asked for to see that the block works."""
+    done = run_python(_IMPORT_BLOCKED.format(packages=[*existing_core_packages(), "ray"], blocked=BLOCKED))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("package", existing_core_packages())
+def test_core_needs_neither_ray_nor_mlflow(package: str, failures: dict[str, str]) -> None:
+    assert package not in failures, failures[package]
+
+
+def test_the_blocker_blocks(failures: dict[str, str]) -> None:
+    assert "blocked: ray" in failures["ray"]
