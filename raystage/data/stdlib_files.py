@@ -1,5 +1,6 @@
 """Source kind `stdlib`: the Python library's own sources, the text that every machine with Python has."""
 
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,11 @@ def stdlib_folder() -> Path:
 def stdlib_files() -> list[Path]:
     """Every .py file of the library, sorted by path below its folder. Raises ConfigError where there is none."""
     folder = stdlib_folder()
-    files = [path for path in folder.rglob("*.py") if not SKIPPED_FOLDERS.intersection(path.relative_to(folder).parts[:-1])]
+    files = []
+    # pruned on the way down: site-packages may hold a hundred thousand files
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
+        files += [Path(parent, name) for name in names if name.endswith(".py")]
     if not files:
         raise ConfigError(f"{folder}: no Python sources there; give data.sources of kind text or jsonl")
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())

@@ -50,6 +50,7 @@ class Gpt2:
             n_embd=spec.d_model,
             n_layer=spec.n_layer,
             n_head=spec.n_head,
+            activation_function="gelu_pytorch_tanh",  # GPT-2's gelu_new as one fused operation
             resid_pdrop=spec.dropout,
             embd_pdrop=spec.dropout,
             attn_pdrop=spec.dropout,

@@ -13,7 +13,7 @@ from raystage.pacing.stage import Change
 
 Trigger = Literal["slope", "max_dwell", "schedule"]
 MAX_LOSS_RATIO = 1.2  # above it the loss is diverging, not saturating (SLW, 2108.06084)
-MAX_RELATIVE_ERROR = 0.5  # standard error over threshold above which a slope is not known well enough
+MAX_RELATIVE_ERROR = 1 / 3  # standard error over threshold above which a slope is not known well enough
 _MAX_HELD_POINTS = 10_000
 
 
@@ -161,7 +161,7 @@ def _close_bin(policy: Policy, state: State) -> State:
 
 
 def _check(policy: Policy, state: State, progress: float) -> tuple[State, Check]:
-    estimate = estimate_slope(*curve.log_axes(_window(policy, state)))
+    estimate = estimate_slope(*curve.log_axes(curve.steady_tail(_window(policy, state))))
     changes = policy.plan.changes
     change = changes[state.position] if state.position < len(changes) else None
     threshold = policy.thresholds[change.kind] if change and policy.rule == "slope" else None
@@ -201,12 +201,12 @@ def _check(policy: Policy, state: State, progress: float) -> tuple[State, Check]
 
 
 def _window(policy: Policy, state: State) -> tuple[Bin, ...]:
-    """The latest share of the settled stage over which the learning rate stood still."""
+    """The latest share of the settled stage."""
     if not state.bins:
         return ()
     start = state.stage_start_tokens + policy.settle_tokens
     cut = state.tokens_seen - policy.window_fraction * (state.tokens_seen - start)
-    return curve.steady_tail(tuple(b for b in state.bins if b.tokens_seen >= cut))
+    return tuple(b for b in state.bins if b.tokens_seen >= cut)
 
 
 def _verdict(
@@ -223,7 +223,7 @@ def _verdict(
     if policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens:
         return "max_dwell", "max dwell"
     if estimate is None or threshold is None:
-        return None, "settling" if len(state.bins) < MIN_POINTS else "lr moves"
+        return None, "settling" if len(_window(policy, state)) < MIN_POINTS else "lr moves"
     if dwell_tokens <= policy.min_dwell_tokens:
         return None, "min dwell"
     if state.bins[-1].loss > MAX_LOSS_RATIO * state.best_loss:

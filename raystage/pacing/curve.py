@@ -38,7 +38,12 @@ def merge(a: Bin, b: Bin) -> Bin:
 
 
 def append(bins: tuple[Bin, ...], new: Bin) -> tuple[Bin, ...]:
-    """`bins` with one more; beyond MAX_BINS neighbours are merged in pairs, so that memory stays bounded."""
+    """`bins` with one more; beyond MAX_BINS neighbours are merged in pairs, so that memory stays bounded.
+
+    New bins then fill the last one up to the size of the others: all weigh the same, and the whole stage stays in sight.
+    """
+    if bins and bins[-1].n_steps + new.n_steps <= max(b.n_steps for b in bins):
+        return (*bins[:-1], merge(bins[-1], new))
     bins = (*bins, new)
     if len(bins) <= MAX_BINS:
         return bins

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Array = NDArray[np.float64]
 MIN_POINTS = 6
@@ -21,7 +21,7 @@ class SlopeEstimate:
 
     def lower_bound(self, confidence: float) -> float:
         """The value that the true slope is above with the one-sided `confidence`."""
-        return self.slope - float(stats.t.ppf(confidence, self.degrees_of_freedom)) * self.standard_error
+        return self.slope - float(special.stdtrit(self.degrees_of_freedom, confidence)) * self.standard_error
 
 
 def estimate_slope(log_compute: Array, log_loss: Array) -> SlopeEstimate | None:

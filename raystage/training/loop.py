@@ -175,9 +175,11 @@ class Loop:
         """Reads the losses of the steps since the last boundary, summed over the ranks, and records them."""
         if not self._steps:
             return
+        begin_s = time.perf_counter()
         losses = self._ranks.sum(torch.stack([p.loss_sum for p in self._steps])).tolist()
         norms = torch.stack([p.grad_norm for p in self._steps]).tolist()
-        seconds = sum(p.seconds for p in self._steps)
+        # a device that works behind the host's back is waited for here
+        seconds = sum(p.seconds for p in self._steps) + time.perf_counter() - begin_s
         tokens_per_s = sum(p.tokens for p in self._steps) / seconds
         used = mfu(sum(p.flops for p in self._steps) / seconds / self._ranks.world_size, self._device.name)
         for pending, loss_sum, grad_norm in zip(self._steps, losses, norms, strict=True):

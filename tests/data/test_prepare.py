@@ -244,15 +244,15 @@ def test_killed_one_leaves_no_corpus_and_the_next_cleans_up(tmp_path: Path) -> N
     assert list((tmp_path / "cache").iterdir()) == [corpus.folder]
 
 
-def prepare_and_tell(folder: Path, answers: "multiprocessing.Queue[Corpus]") -> None:
-    answers.put(prepare(made_data(folder, made_documents(60))))
+def prepare_and_tell(data: Data, answers: "multiprocessing.Queue[Corpus]") -> None:
+    answers.put(prepare(data))
 
 
 def test_two_at_once_get_the_same(tmp_path: Path) -> None:
-    made_data(tmp_path, TEXTS)
+    data = made_data(tmp_path, TEXTS)
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[Corpus] = context.Queue()
-    workers = [context.Process(target=prepare_and_tell, args=(tmp_path, answers)) for _ in range(2)]
+    workers = [context.Process(target=prepare_and_tell, args=(data, answers)) for _ in range(2)]
     for worker in workers:
         worker.start()
     first, second = answers.get(timeout=60), answers.get(timeout=60)

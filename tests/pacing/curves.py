@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from raystage.config import from_tree
 from raystage.pacing.controller import Check, Decision, Point, State, observe
 from raystage.pacing.policy import Policy
-from raystage.pacing.stage import Plan, Shape, make_plan
+from raystage.pacing.stage import Plan, make_plan
+from raystage.training.policy import policy_of
 
 BATCH_TOKENS = 2048
 FLOPS_PER_TOKEN = 6.0 * 30_000
@@ -22,25 +24,30 @@ Rate = Callable[[int], float]
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """loss = amplitude * compute^-exponent + floor."""
+    """loss = amplitude * (compute - origin)^-exponent + floor: what a stage that begins at `origin` looks like."""
 
     amplitude: float
     exponent: float
     floor: float
+    origin: float = 0.0
 
     def loss(self, compute: float) -> float:
-        return self.amplitude * compute**-self.exponent + self.floor
+        return self.amplitude * (compute - self.origin) ** -self.exponent + self.floor
 
     def slope(self, compute: float) -> float:
         """d log(loss) / d log(compute) at one point."""
-        return -self.exponent * (1 - self.floor / self.loss(compute))
+        return -self.exponent * (1 - self.floor / self.loss(compute)) * compute / (compute - self.origin)
 
 
-def crossing_at(step: float, threshold: float, exponent: float = 0.3, floor: float = 2.5) -> PowerLaw:
+def compute_at(step: float) -> float:
+    return step * BATCH_TOKENS * FLOPS_PER_TOKEN
+
+
+def crossing_at(step: float, threshold: float, exponent: float = 0.3, floor: float = 2.5, origin_step: float = 0.0) -> PowerLaw:
     """The law whose slope is exactly `threshold` at `step` steps of BATCH_TOKENS; steeper before, flatter after."""
-    share = -threshold / exponent  # of the loss that is above the floor there
-    compute = step * BATCH_TOKENS * FLOPS_PER_TOKEN
-    return PowerLaw(floor * share / (1 - share) * compute**exponent, exponent, floor)
+    above = -threshold / exponent * (step - origin_step) / step  # share of the loss that is above the floor there
+    amplitude = floor * above / (1 - above) * compute_at(step - origin_step) ** exponent
+    return PowerLaw(amplitude, exponent, floor, compute_at(origin_step))
 
 
 def ar1(seed: int, n: int, rho: float, deviation: float = DEVIATION) -> NDArray[np.float64]:
@@ -65,7 +72,7 @@ def wsd_rate(n_steps: int, warmup_steps: int, decay_steps: int) -> Rate:
 
 
 def slope_policy(plan: Plan | None = None, threshold: float = -0.1, **changed: object) -> Policy:
-    """The defaults of the configuration at BATCH_TOKENS, with one threshold for all kinds."""
+    """A policy of short spans at BATCH_TOKENS, with one threshold for all kinds; `changed`: its fields by name."""
     policy = Policy(
         plan=plan or length_plan(1),
         rule="slope",
@@ -79,6 +86,13 @@ def slope_policy(plan: Plan | None = None, threshold: float = -0.1, **changed: o
         max_dwell_tokens=None,
     )
     return dataclasses.replace(policy, **changed)  # type: ignore[arg-type]
+
+
+def default_policy(plan: Plan | None = None, threshold: float = -0.1) -> Policy:
+    """The configuration's own defaults at BATCH_TOKENS, with one threshold for all kinds."""
+    policy = policy_of(from_tree({}, [f"training.batch_tokens={BATCH_TOKENS}"]))
+    thresholds = dict.fromkeys(policy.thresholds, threshold)
+    return dataclasses.replace(policy, plan=plan or length_plan(1), thresholds=thresholds)
 
 
 def length_plan(n_changes: int) -> Plan:
@@ -123,11 +137,13 @@ def run(
     for step in range(start_step + 1, n_steps + 1):
         if state.pending is not None and state.pending.effective_step == step:
             position, changed_at = position + 1, step
-        compute = step * BATCH_TOKENS * FLOPS_PER_TOKEN
+        compute = compute_at(step)
         lift = jump * math.exp(-(step - changed_at) / 6) + _rate_effect(rate, step, n_steps)
-        loss = laws[min(position, len(laws) - 1)].loss(compute) * (1 + lift) * (1 + noise[step - start_step - 1])
+        loss = laws[min(position, len(laws) - 1)].loss(compute) * (1 + lift) * (1 + float(noise[step - start_step - 1]))
         points.append(Point(step, loss, step * BATCH_TOKENS, compute, rate(step), step / n_steps, position))
-        state, due = observe(policy, state, points[-1:])
+        if step % policy.check_every_steps and step < n_steps:
+            continue
+        state, due = observe(policy, state, points[state.watermark - start_step :])
         checks += due
         if due and due[-1].fired:
             assert state.pending is not None

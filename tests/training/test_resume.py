@@ -66,7 +66,7 @@ def test_dying_right_after_every_save_changes_nothing(folder: Path, rule: str, m
     alone = train_here(configure(folder, [f"name=alone-saves-{rule}", *overrides]))
     save, seen = CheckpointStore.save, set()
 
-    class Died(Exception):
+    class DiedError(Exception):
         pass
 
     def save_and_die(store: CheckpointStore, manifest: Manifest, *rest: Any) -> Path:
@@ -74,13 +74,13 @@ def test_dying_right_after_every_save_changes_nothing(folder: Path, rule: str, m
         moment = (*manifest.key[:2], manifest.reason)
         if moment not in seen:
             seen.add(moment)
-            raise Died
+            raise DiedError
         return folder
 
     monkeypatch.setattr(CheckpointStore, "save", save_and_die)
     config = configure(folder, [f"name=dying-{rule}", *overrides])
     for _ in range(100):
-        with contextlib.suppress(Died):
+        with contextlib.suppress(DiedError):
             records = train_here(config)
             break
     assert len(seen) > 8

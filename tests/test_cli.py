@@ -1,0 +1,97 @@
+"""The command line as a user meets it: exit codes, one line for a mistake, help that lists every key."""
+
+import contextlib
+import dataclasses
+import io
+import sys
+import unittest.mock
+from pathlib import Path
+
+import pytest
+
+from raystage.cli import main
+from raystage.config import dump
+from raystage.config.reference import key_table
+from tests.training.made_run import configure
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    code: int
+    stdout: str
+    stderr: str
+
+
+def raystage(*arguments: str, cwd: Path) -> Said:
+    """The command line in this process, as its entry point runs it."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd),
+        unittest.mock.patch.object(sys, "argv", ["raystage", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "small.yaml").write_text(dump(configure(folder, ["name=small", "tracking.mlflow=false", "sample.lines=3"])))
+    return folder
+
+
+def test_help_lists_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    result = raystage("train", "--help", cwd=tmp_path)
+    assert result.code == 0
+    for key, *_ in key_table():
+        assert key in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["train", "small.yaml", "pacing.lenghts=[8,32]"], ["pacing.lenghts", "pacing.lengths"]),
+        (["train", "small.yaml", "pacing.lengths=[8,64]"], ["pacing.lengths", "64", "model.context_length=32"]),
+        (["train", "small.yaml", "model.n_head=5"], ["model.n_head=5", "model.d_model=32"]),
+        (["train", "small.yaml", "data.sources.0.path=none/*.txt"], ["none/*.txt"]),
+        (["train", "small.yaml", "model.vocab_size=128"], ["model.vocab_size=128"]),
+        (["train", "small.yaml", "--engine", "spark"], ["runtime.engine", "spark"]),
+        (["train", "small.yaml", "init_from.path=nothing"], ["init_from.path"]),
+        (["report", "nothing"], ["nothing"]),
+        (["export", "nothing", "out"], ["nothing"]),
+        (["generate", "nothing"], ["nothing"]),
+        (["runs", "nothing"], ["nothing"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, arguments: list[str], words: list[str]) -> None:
+    result = raystage(*arguments, cwd=folder)
+    assert result.code == 2, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert all(word in result.stderr for word in words)
+    assert not (folder / "runs").exists()
+
+
+def test_the_verbs_from_text_to_text(folder: Path) -> None:
+    assert "4" in raystage("plan", "small.yaml", cwd=folder).stdout
+    assert "training" in raystage("prepare", "small.yaml", cwd=folder).stdout
+    trained = raystage("train", "small.yaml", cwd=folder)
+    assert trained.code == 0, trained.stderr
+    assert trained.stderr == ""
+    assert "decision 3" in trained.stdout
+    again = raystage("train", "small.yaml", cwd=folder)
+    assert "is complete" in again.stdout
+    refused = raystage("train", "small.yaml", "training.optimizer.lr=0.1", cwd=folder)
+    assert refused.code == 2
+    assert "0.005" in refused.stderr
+    assert "report" in raystage("report", "runs/small", cwd=folder).stdout
+    assert "small" in raystage("runs", cwd=folder).stdout
+    assert raystage("export", "runs/small", "out", cwd=folder).code == 0
+    written = raystage("generate", "out", "--prompt", "the loss", "--tokens", "30", cwd=folder)
+    assert written.stdout.startswith("the loss")

@@ -1,0 +1,79 @@
+"""Counters: steps add up, growth puts the clocks back by rho, progress in every unit."""
+
+import dataclasses
+
+import pytest
+
+from raystage.config.duration import Duration, parse_duration
+from raystage.config.schema import Growth
+from raystage.pacing.stage import Change, Shape
+from raystage.training.counters import Counters
+
+BEFORE = Shape(128, 2, 64)
+GROWTH = Growth(rho_depth=0.7, rho_width=0.55)
+
+
+def test_steps_add_up() -> None:
+    counters = Counters().after_step(100, 28, 128, 1e6).after_step(100, 28, 256, 2e6)
+    assert counters == Counters(step=2, tokens_seen=200, tokens_dropped=56, cursor=256, flops=3e6, effective_tokens=200.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "rho"),
+    [
+        (Change("depth", 4), 0.7),
+        (Change("depth", 6), 0.56818),  # 0.7 ** log2(3)
+        (Change("depth", 8), 0.49),
+        (Change("width", 128), 0.55),
+        (Change("width", 192), 0.38770),  # 0.55 ** log2(3)
+        (Change("width", 256), 0.3025),
+    ],
+)
+def test_growth_puts_the_effective_tokens_back_by_rho_a_doubling(change: Change, rho: float) -> None:
+    counters = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0, flops=5.0)
+    grown = counters.after_growth(change, BEFORE, GROWTH, progress=0.5)
+    assert grown.effective_tokens == pytest.approx(1000 * rho, rel=1e-4)
+    assert grown.lr_shift == pytest.approx(0.5 * (1 - rho), rel=1e-4)
+    assert grown.grown_at_step == 40
+    # what was really spent is not moved back
+    assert (grown.tokens_seen, grown.step, grown.flops) == (1000, 40, 5.0)
+
+
+def test_two_doublings_are_one_factor_of_four() -> None:
+    counters = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0)
+    twice = counters.after_growth(Change("depth", 4), BEFORE, GROWTH, 0.5)
+    twice = twice.after_growth(Change("depth", 8), dataclasses.replace(BEFORE, n_layer=4), GROWTH, 0.5)
+    once = counters.after_growth(Change("depth", 8), BEFORE, GROWTH, 0.5)
+    assert twice.effective_tokens == pytest.approx(once.effective_tokens)
+    assert twice.lr_shift == pytest.approx(once.lr_shift)
+
+
+def test_a_rho_of_one_moves_nothing() -> None:
+    counters = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0)
+    grown = counters.after_growth(Change("width", 128), BEFORE, Growth(rho_width=1.0), 0.5)
+    assert grown == dataclasses.replace(counters, grown_at_step=40)
+
+
+def test_after_growth_the_effective_clock_runs_on() -> None:
+    grown = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0).after_growth(Change("depth", 4), BEFORE, GROWTH, 0.5)
+    later = grown.after_step(100, 0, 100, 1.0)
+    assert (later.effective_tokens, later.tokens_seen, later.grown_at_step) == (pytest.approx(800.0), 1100, 40)
+
+
+@pytest.mark.parametrize(
+    ("duration", "progress"),
+    [("100 steps", 0.4), ("4000 tokens", 0.25), ("2e6 flops", 0.5), ("1 hours", 0.75), ("20 steps", 2.0)],
+)
+def test_progress_in_each_unit(duration: str, progress: float) -> None:
+    counters = Counters(step=40, tokens_seen=1000, flops=1e6, elapsed_s=2700.0)
+    assert counters.progress(parse_duration(duration)) == pytest.approx(progress)
+
+
+def test_a_run_of_one_step_is_over_after_it() -> None:
+    assert Counters().progress(Duration(1, "steps")) == 0.0
+    assert Counters().after_step(8, 0, 8, 1.0).progress(Duration(1, "steps")) == 1.0
+
+
+def test_json_gives_the_same_counters() -> None:
+    counters = Counters(step=3, tokens_seen=7, effective_tokens=4.9, lr_shift=0.1, grown_at_step=2)
+    assert Counters.from_json(dataclasses.asdict(counters)) == counters

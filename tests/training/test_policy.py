@@ -1,0 +1,64 @@
+"""From the configuration to the plan, the controller's policy and the model of each stage."""
+
+import pytest
+
+from raystage.config import from_tree
+from raystage.pacing.stage import Change, Shape
+from raystage.training.policy import plan_of, policy_of, spec_of, vocab_size_of
+
+PATHS = ["pacing.lengths=[64, 128, 256]", "pacing.depths=[1, 4]", "pacing.widths=[64, 128]"]
+
+
+def test_null_lists_stay_at_the_target() -> None:
+    plan = plan_of(from_tree({}))
+    assert (plan.start, plan.changes) == (Shape(256, 4, 128), ())
+
+
+def test_lists_make_a_plan_in_their_order() -> None:
+    plan = plan_of(from_tree({}, [*PATHS, "pacing.order=[depth, length, width, length]"]))
+    assert plan.start == Shape(64, 1, 64)
+    assert plan.changes == (Change("depth", 4), Change("length", 128), Change("width", 128), Change("length", 256))
+
+
+def test_one_list_alone_leaves_the_others_at_the_target() -> None:
+    plan = plan_of(from_tree({}, ["pacing.depths=[2, 4]"]))
+    assert (plan.start, plan.changes) == (Shape(256, 2, 128), (Change("depth", 4),))
+
+
+def test_null_dwells_are_steps_worth_of_tokens() -> None:
+    policy = policy_of(from_tree({}, ["training.batch_tokens=1024"]))
+    assert (policy.settle_tokens, policy.min_dwell_tokens, policy.max_dwell_tokens) == (40 * 1024, 200 * 1024, None)
+    assert policy.at == ()
+
+
+def test_given_values_are_taken_zero_included() -> None:
+    policy = policy_of(
+        from_tree({}, ["pacing.settle_tokens=0", "pacing.min_dwell_tokens=0", "pacing.max_dwell_tokens=5000", "pacing.check_every_steps=7"])
+    )
+    assert (policy.settle_tokens, policy.min_dwell_tokens, policy.max_dwell_tokens) == (0, 0, 5000)
+    assert (policy.check_every_steps, policy.lag_steps) == (7, 8)
+
+
+def test_thresholds_by_kind_and_the_rest_of_the_slope_rule() -> None:
+    overrides = ["pacing.thresholds={length: -0.3, depth: -0.2, width: -0.1}", "pacing.confidence=0.9", "pacing.checks_in_a_row=3"]
+    policy = policy_of(from_tree({}, [*overrides, "pacing.window_fraction=0.4"]))
+    assert policy.thresholds == {"length": -0.3, "depth": -0.2, "width": -0.1}
+    assert (policy.rule, policy.confidence, policy.checks_in_a_row, policy.window_fraction) == ("slope", 0.9, 3, 0.4)
+
+
+def test_a_table() -> None:
+    policy = policy_of(from_tree({}, ["pacing.rule=table", "pacing.lengths=[64, 128, 256]", "pacing.at=[0.25, 0.5]"]))
+    assert (policy.rule, policy.at) == ("table", (0.25, 0.5))
+
+
+def test_the_model_of_a_stage_keeps_its_context_and_head_dimension() -> None:
+    spec = spec_of(from_tree({}, PATHS), Shape(64, 1, 64), vocab_size=512, eot_id=0)
+    assert (spec.context_length, spec.n_layer, spec.d_model, spec.head_dim, spec.vocab_size) == (256, 1, 64, 32, 512)
+
+
+def test_the_vocabulary_is_padded_or_as_configured_and_never_too_small() -> None:
+    assert [vocab_size_of(from_tree({}), n) for n in (512, 513, 1)] == [512, 576, 64]
+    configured = from_tree({}, ["model.vocab_size=5000"])
+    assert vocab_size_of(configured, 5000) == 5000
+    with pytest.raises(ValueError, match=r"model\.vocab_size=5000: the tokenizer has 5001 entries"):
+        vocab_size_of(configured, 5001)
