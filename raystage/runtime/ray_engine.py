@@ -127,6 +127,8 @@ def _connect(runtime: Runtime) -> None:
         if runtime.workers > available:
             raise ConfigError(f"runtime.workers={runtime.workers}: the cluster at {address} has {available} CPUs, one is needed a worker")
     else:
+        # Ray runs workers at the lowest priority, where any other process halves their speed; they are the job here
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # more workers than cores is slow but allowed on one's own machine
         ray.init(address="local", num_cpus=max(os.cpu_count() or 1, runtime.workers), include_dashboard=False, **quiet)
 

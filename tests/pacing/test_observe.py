@@ -87,9 +87,9 @@ def test_points_at_or_below_the_watermark_are_passed_over() -> None:
 
 @pytest.mark.parametrize("held", [False, True])
 def test_a_state_through_json_goes_on_the_same_at_any_step(held: bool) -> None:
-    """Every seventh step: before the first bin (no best loss), with an open bin, with a decision pending; with points held."""
+    """Every eleventh step: before the first bin (no best loss), with an open bin, with a decision pending; with points held."""
     policy, seen_pending, seen_empty, state = policy_of_three(), 0, 0, State()
-    for step in range(0, len(POINTS), 7):
+    for step in range(0, len(POINTS), 11):
         state, _ = observe(policy, state, POINTS[state.watermark : step])
         if held:
             state, _ = observe(policy, state, POINTS[step + 1 : step + 4])
@@ -97,15 +97,15 @@ def test_a_state_through_json_goes_on_the_same_at_any_step(held: bool) -> None:
         seen_empty += math.isinf(state.best_loss)
         again = State.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
         assert again == state
-        rest = POINTS[step : step + 150]
+        rest = POINTS[step : step + 60]
         assert observe(policy, again, rest) == observe(policy, state, rest)
-    assert min(seen_pending, seen_empty) >= 2
+    assert min(seen_pending, seen_empty) >= 1
 
 
 def test_memory_is_bounded() -> None:
-    policy = slope_policy(check_every_steps=50, threshold=-1e-9)
-    state, _ = observe_all(policy, ([point(s + i, loss=3.0 + 0.1 * (s % 7)) for i in range(1000)] for s in range(1, 60_000, 1000)))
-    assert state.watermark == 60_000
+    policy = slope_policy(check_every_steps=25, threshold=-1e-9)
+    state, _ = observe_all(policy, ([point(s + i, loss=3.0 + 0.1 * (s % 7)) for i in range(1000)] for s in range(1, 30_000, 1000)))
+    assert state.watermark == 30_000
     assert len(state.bins) <= MAX_BINS
     assert len(json.dumps(state.to_json())) < 50_000
 
