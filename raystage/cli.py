@@ -147,8 +147,11 @@ def _train_local(settings: Config) -> None:
         raise ConfigError(str(error)) from None
     with _engine_errors():
         if engine.ranks.is_first:
-            with preparing(_terminal) as progress:
-                _finish(run(settings, lambda: engine, progress, _say))
+            try:
+                with preparing(_terminal) as progress:
+                    _finish(run(settings, lambda: engine, progress, _say))
+            finally:
+                engine.dismiss()
         else:
             engine.follow()
 
@@ -172,7 +175,7 @@ def _engine_errors() -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        _fail(f"{error}; the same command goes on from the last checkpoint", 1)
+        _fail(str(error), 1)
 
 
 def _corpus_of(run: Path) -> "Corpus":

@@ -4,7 +4,7 @@ import itertools
 
 from raystage.config.duration import parse_duration
 from raystage.config.errors import ConfigError
-from raystage.config.schema import Config, Source
+from raystage.config.schema import MIN_DWELL_STEPS, Config, Source
 
 _MAX_HEADS_TRIED = 4096
 
@@ -129,9 +129,15 @@ def _check_slope(config: Config) -> None:
         return
     if kind in ("cosine", "linear"):
         raise ConfigError(f"training.schedule.kind={kind}: its rate always moves, which fakes slopes; slope pacing needs wsd or constant")
+    if kind == "wsd" and config.training.schedule.decay_fraction == 1:
+        raise ConfigError("training.schedule.decay_fraction=1.0: leaves no span of steady rate; slope pacing needs one, so must be below 1")
     low, high = pacing.min_dwell_tokens, pacing.max_dwell_tokens
-    if high is not None and low is not None and high <= low:
-        raise ConfigError(f"pacing.max_dwell_tokens={high}: must be above pacing.min_dwell_tokens={low}")
+    if low is None:
+        low = MIN_DWELL_STEPS * config.training.batch_tokens
+    if high is not None and high <= low:
+        raise ConfigError(
+            f"pacing.max_dwell_tokens={high}: must be above pacing.min_dwell_tokens={low} (null: {MIN_DWELL_STEPS} steps' worth)"
+        )
 
 
 def _check_init(config: Config) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+SETTLE_STEPS, MIN_DWELL_STEPS = 40, 200  # what null means for the spans of pacing, times training.batch_tokens
+
 STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 Length = Annotated[int, Field(gt=0, multiple_of=8)]

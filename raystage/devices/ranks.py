@@ -1,6 +1,7 @@
 """The ranks of a run: who am I, sums over all, and words from rank 0 to the others."""
 
 import dataclasses
+import datetime
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,8 @@ class Ranks:
         if not dist.is_initialized():
             return Ranks()
         world_size = dist.get_world_size()
-        control = dist.new_group(backend="gloo") if world_size > 1 else None
+        # the first word may come after hours of preparing data; a rank that dies is noticed at once all the same
+        control = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7)) if world_size > 1 else None
         return Ranks(dist.get_rank(), world_size, control)
 
     @property

@@ -52,7 +52,7 @@ def train(config: Config, make_engine: Callable[[], Engine], progress: Progress,
     corpus = prepare_corpus(config, progress)
     if config.init_from.path is not None:
         try:
-            find_checkpoint(Path(config.init_from.path))
+            find_checkpoint(Path(config.init_from.path).expanduser())
         except ValueError as error:
             raise ConfigError(f"init_from.path: {error}") from None
     folder = RunFolder.of(config)
@@ -69,7 +69,10 @@ def train(config: Config, make_engine: Callable[[], Engine], progress: Progress,
 
 
 def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
-    stored = CheckpointStore(folder.path).latest_good(damage)
+    store = CheckpointStore(folder.path)
+    stored = store.latest_good(damage)
+    if stored is None and store.folders():
+        raise ConfigError(f"{store.folder}: none of its checkpoints is usable; move them away to start again, or choose another name")
     return stored is not None and stored.manifest.counters.progress(parse_duration(config.training.duration)) >= 1.0
 
 
@@ -87,7 +90,7 @@ def _train(config: Config, corpus: Corpus, folder: RunFolder, make_engine: Calla
             engine = make_engine()
             console.start()
             with _stopping_on_signals(engine.request_stop):
-                finished = engine.train(Assignment(config, corpus.folder.absolute(), folder.path))
+                finished = engine.train(Assignment(_with_absolute_paths(config), corpus.folder.absolute(), folder.path))
         status = "FINISHED" if finished else "KILLED"
     finally:
         follower.stop(_LAST_DELIVERY_S)
@@ -97,6 +100,13 @@ def _train(config: Config, corpus: Corpus, folder: RunFolder, make_engine: Calla
         if mlflow:
             _hand_over(mlflow, folder, status)
     return Outcome(finished, folder, products)
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """What ranks read must not depend on the folder that they run in."""
+    path = config.init_from.path
+    absolute = str(Path(path).expanduser().absolute()) if path else None
+    return dataclasses.replace(config, init_from=dataclasses.replace(config.init_from, path=absolute))
 
 
 def _hand_over(mlflow: MlflowSink, folder: RunFolder, status: str) -> None:

@@ -7,21 +7,39 @@ from raystage.config import ConfigError
 from raystage.data.corpus import Corpus
 from raystage.training.checkpoint import MODEL_FILE, CheckpointStore, Stored
 
+_WRITTEN = {
+    MODEL_FILE,
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+}
+
 
 def export(stored: Stored, corpus: Corpus, target: Path) -> Path:
     """Writes the folder whole or not at all, replacing what an earlier export left there. Raises ConfigError."""
-    if target.exists() and not (target / "config.json").is_file():
-        raise ConfigError(f"{target}: exists and is no exported model; name a new folder")
-    partial = target.with_name(f".{target.name}.partial")
+    target = target.expanduser().absolute()
+    if target.exists() and not _is_export(target):
+        raise ConfigError(f"{target}: exists and holds more than an exported model; name a new folder")
+    partial, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name in (MODEL_FILE, "config.json", "generation_config.json"):
         if (stored.folder / name).is_file():
             shutil.copy2(stored.folder / name, partial / name)
     corpus.tokenizer().save_pretrained(str(partial))
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
     partial.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
     return target
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether nothing but what `export` writes lies there, so that it may be replaced."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _WRITTEN
 
 
 def choose_checkpoint(run_dir: Path, name: str | None) -> Stored:

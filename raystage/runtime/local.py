@@ -1,6 +1,7 @@
 """The engine without Ray: this process alone, or one rank of torchrun."""
 
 import os
+import signal
 import threading
 
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from raystage.devices.ranks import Ranks
 from raystage.runtime.engine import EngineError
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.training.checkpoint import CheckpointError
-from raystage.training.loop import TrainingError
+from raystage.training.loop import FencedError, TrainingError
 
 
 def torchrun_rank() -> int | None:
@@ -22,6 +23,7 @@ def torchrun_rank() -> int | None:
 class LocalEngine:
     def __init__(self, runtime: Runtime) -> None:
         self._stop = threading.Event()
+        self._handed_out = False
         self._local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._device = pick_device(runtime.device, int(os.environ.get("LOCAL_RANK", "0")))
         self._threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // self._local_world_size)
@@ -33,21 +35,33 @@ class LocalEngine:
         self._share(assignment)
         return self._run(assignment)
 
-    def follow(self) -> bool:
-        """Trains as one of torchrun's other ranks, on the assignment that rank 0 hands out when it is ready."""
-        return self._run(self._share(None))
+    def follow(self) -> None:
+        """Trains as one of torchrun's other ranks, on the assignment that rank 0 hands out, if it does.
 
-    def _share(self, assignment: Assignment | None) -> Assignment:
+        A stop is rank 0's to decide: torchrun passes the signal on to all.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        assignment = self._share(None)
+        if assignment is not None:
+            self._run(assignment)
+
+    def dismiss(self) -> None:
+        """Lets the other ranks go when there was nothing to hand out: a complete run, or a mistake found before."""
+        if not self._handed_out:
+            self._share(None)
+
+    def _share(self, assignment: Assignment | None) -> Assignment | None:
         shared = [assignment]
+        self._handed_out = True
         if self.ranks.world_size > 1:
             dist.broadcast_object_list(shared, src=0, group=self.ranks.control)
-        assert shared[0] is not None
         return shared[0]
 
     def _run(self, assignment: Assignment) -> bool:
         try:
             return run_rank(assignment, self._device, self.ranks, self._threads, stop_requested=self._stop.is_set)
-        except (TrainingError, CheckpointError) as error:
+        except (TrainingError, FencedError, CheckpointError) as error:
             raise EngineError(str(error)) from error
 
     def request_stop(self) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -38,8 +39,7 @@ class RayEngine:
     def train(self, assignment: Assignment) -> bool:
         name = f"raystage-controller-{assignment.config.name}-{os.getpid()}"
         self._controller = start_controller(name, policy_of(assignment.config))
-        if self._stop_asked.is_set():
-            self.request_stop()
+        self._remind_of_stop()
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"assignment": assignment, "controller": self._controller},
@@ -51,10 +51,10 @@ class RayEngine:
                 failure_config=FailureConfig(max_failures=self._runtime.max_failures),
             ),
         )
-        outcome = _FitThread(trainer).outcome()
+        outcome = _FitThread(trainer).outcome(self._remind_of_stop)
         ray.kill(self._controller)
         if isinstance(outcome, Exception):
-            raise EngineError(_cause(outcome)) from outcome
+            raise EngineError(f"{_cause(outcome)}; the same command goes on from the last checkpoint") from outcome
         said = (assignment.run_dir / "ray" / _MARK).read_text()
         if said not in (_FINISHED, _STOPPED):
             raise EngineError(said)
@@ -62,7 +62,11 @@ class RayEngine:
 
     def request_stop(self) -> None:
         self._stop_asked.set()
-        if self._controller is not None:
+        self._remind_of_stop()
+
+    def _remind_of_stop(self) -> None:
+        """Again and again: an actor that died and came back has forgotten it."""
+        if self._stop_asked.is_set() and self._controller is not None:
             self._controller.request_stop.remote()
 
 
@@ -107,10 +111,11 @@ class _FitThread(threading.Thread):
         except Exception as error:  # whatever it is, the driver raises it again
             self._error = error
 
-    def outcome(self) -> Exception | None:
+    def outcome(self, meanwhile: Callable[[], None]) -> Exception | None:
         self.start()
         while self.is_alive():
-            self.join(timeout=0.2)  # a join without timeout would hold signals back
+            self.join(timeout=0.5)  # a join without timeout would hold signals back
+            meanwhile()
         return self._error
 
 

@@ -15,6 +15,7 @@ from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.job import Job
 from raystage.training.loop import Loop, Outside
+from raystage.training.manifest import Manifest
 from raystage.training.ports import RemoteController
 
 
@@ -33,9 +34,10 @@ class FileRecorder:
     def __init__(self, run_dir: Path, resume: Stored | None) -> None:
         self._metrics = JsonlWriter(run_dir / METRICS_FILE)
         self._decisions = JsonlWriter(run_dir / DECISIONS_FILE)
-        step = resume.manifest.counters.step if resume else 0
-        # steps after the checkpoint are trained again and would stand there twice
-        self._metrics.truncate_after(step)
+        # what comes after the checkpoint is done again and would stand there twice
+        self._metrics.truncate_after(resume.manifest.counters.step if resume else 0)
+        if resume:
+            self._metrics.drop(lambda record: _is_repeated(record, resume.manifest))
         self._decisions.truncate_after(len(resume.manifest.decisions) if resume else 0, key="decision_id")
 
     def metric(self, record: dict[str, Any]) -> None:
@@ -58,6 +60,8 @@ def run_rank(
     folder = RunFolder(assignment.run_dir)
     (attempt,) = ranks.from_first([folder.next_attempt() if ranks.is_first else 0])
     resume = _choose_checkpoint(CheckpointStore(folder.path), ranks)
+    if ranks.is_first:
+        CheckpointStore(folder.path).begin_after(resume)
     job = Job(assignment.config, Corpus.load(assignment.corpus_folder), folder.path, attempt)
     outside = None
     if ranks.is_first:
@@ -69,6 +73,14 @@ def run_rank(
             tracking_run_id=lambda: _mlflow_run_id(folder.path),
         )
     return Loop(job, resume, device, ranks, outside).run()
+
+
+def _is_repeated(record: dict[str, Any], manifest: Manifest) -> bool:
+    """A check beyond the controller's watermark, or the validation that ends a stage when the change is still to come."""
+    if record["kind"] == "check":
+        return bool(record["step"] > manifest.controller.watermark)
+    before_change = manifest.reason.startswith("before-")
+    return record["kind"] == "val" and record["stage_end"] and before_change and bool(record["step"] == manifest.counters.step)
 
 
 def _choose_checkpoint(store: CheckpointStore, ranks: Ranks) -> Stored | None:

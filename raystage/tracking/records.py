@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,8 +37,12 @@ class JsonlWriter:
 
         Returns how many. `start` records up to `step` stay: they are the history of restarts.
         """
+        return self.drop(lambda record: record[key] > step or record.get("kind") == "end")
+
+    def drop(self, unwanted: Callable[[Record], bool]) -> int:
+        """Drops the unwanted records in one atomic replacement; returns how many."""
         records = read_records(self._path)
-        kept = [record for record in records if record[key] <= step and record.get("kind") != "end"]
+        kept = [record for record in records if not unwanted(record)]
         if len(kept) < len(records):
             self._file.close()
             _replace(self._path, kept)

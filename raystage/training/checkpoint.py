@@ -58,17 +58,42 @@ class CheckpointStore:
         _sync(self.folder)
         return target
 
+    def folders(self) -> list[Path]:
+        """Every checkpoint's folder, usable or not."""
+        return sorted(self.folder.glob("[0-9]*"))
+
     def all(self) -> list[Stored]:
-        """Every readable checkpoint, oldest first."""
+        """Every checkpoint with a readable manifest, oldest first."""
         found = []
-        for path in self.folder.glob("[0-9]*/" + MANIFEST_FILE):
-            with contextlib.suppress(ValueError):  # a damaged one is no candidate; latest_good names it
-                found.append(Stored(path.parent, read_manifest(path)))
+        for folder in self.folders():
+            with contextlib.suppress(ValueError):
+                found.append(Stored(folder, read_manifest(folder / MANIFEST_FILE)))
         return sorted(found, key=lambda stored: stored.manifest.key)
+
+    def begin_after(self, resumed: Stored | None) -> None:
+        """Clears the way for an attempt: saves that a kill cut short go, and what is damaged no longer counts.
+
+        Damaged checkpoints, those newer than the one resumed from among them, are kept aside under another name.
+        """
+        for partial in self.folder.glob(".*.partial"):
+            shutil.rmtree(partial)
+        readable = {stored.folder: stored.manifest.key for stored in self.all()}
+        for folder in self.folders():
+            newest = resumed is not None and folder in readable and readable[folder] <= resumed.manifest.key
+            if not newest:
+                folder.rename(folder.with_name(f"damaged-{folder.name}"))
+
+    def is_pinned(self, step: int, reason: str) -> bool:
+        """Whether a checkpoint of this step was pinned for this reason, in whatever attempt."""
+        return any(self.folder.glob(f"{step:08d}-*-{reason}"))
 
     def latest_good(self, on_damage: list[str] | None = None) -> Stored | None:
         """The newest checkpoint whose files match their checksums. Damaged ones are named in `on_damage`."""
-        for stored in reversed(self.all()):
+        readable = self.all()
+        if on_damage is not None:
+            torn = set(self.folders()) - {stored.folder for stored in readable}
+            on_damage += [f"checkpoint {folder.name} has no readable manifest; it is passed over" for folder in sorted(torn)]
+        for stored in reversed(readable):
             damaged = [name for name, digest in stored.manifest.files.items() if not _matches(stored.folder / name, digest)]
             if not damaged:
                 return stored

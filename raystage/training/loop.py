@@ -193,16 +193,18 @@ class Loop:
                 "slope": self._slope,
             }
             self._record({"kind": "train", **record})
-            self._check_finite(record["step"], loss)
+            self._check_finite(record["step"], loss, grad_norm)
             self._points.append(
                 Point(record["step"], loss, record["tokens_seen"], pending.compute, record["lr"], pending.progress, pending.position)
             )
         self._steps = []
 
-    def _check_finite(self, step: int, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _check_finite(self, step: int, loss: float, grad_norm: float) -> None:
+        """The gradient too: one that is not finite ruins the weights, and the loss tells only a step later."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingError(
-                f"the loss is {loss} at step {step}; lower training.optimizer.lr or training.optimizer.clip_norm and start a new run"
+                f"the loss is {loss} and the gradient norm {grad_norm} at step {step}; "
+                "lower training.optimizer.lr or training.optimizer.clip_norm and start a new run"
             )
 
     def _make_orders(self, before: int, step: int) -> Orders:
@@ -228,17 +230,20 @@ class Loop:
         return _crosses(self._config.validation.every_steps, before, step)
 
     def _validate(self, stage_end: bool) -> None:
-        state, context = self._state, self._config.model.context_length
+        state = self._state
         self._val_loss = validation_loss(
             state.machinery.trainee,
             self._validation_rows,
             self._config.validation.rows,
             self._device,
             self._ranks,
-            max(1, self._config.training.micro_batch_tokens // context),
+            self._rows_at_once(),
             self._job.attention_eot_id,
         )
         self._record({"kind": "val", "step": state.counters.step, **self._stamp(), "val_loss": self._val_loss, "stage_end": stage_end})
+
+    def _rows_at_once(self) -> int:
+        return max(1, self._config.training.micro_batch_tokens // self._config.model.context_length)
 
     def _save(self, reason: str, pinned: bool = False) -> None:
         """Rank 0 writes; the others go on, since their state is the same."""
@@ -246,6 +251,8 @@ class Loop:
         if self._outside is None:
             return
         state = self._state
+        if pinned and self._store.is_pinned(state.counters.step, reason):
+            return  # an attempt that died right after pinning comes by here again
         manifest = Manifest(
             run_name=self._config.name,
             attempt=self._job.attempt,
@@ -309,7 +316,7 @@ class Loop:
         """The fixed probe: the same held-out rows for ever; every rank computes all of it."""
         numbers = spread_rows(self._validation_rows, self._config.growth.probe_rows)
         batch = whole_rows(self._validation_rows, numbers)
-        total, tokens = summed_loss(trainee, batch, self._device, len(numbers), self._job.attention_eot_id)
+        total, tokens = summed_loss(trainee, batch, self._device, self._rows_at_once(), self._job.attention_eot_id)
         return total / tokens
 
     def _finish(self) -> None:

@@ -1,11 +1,9 @@
 """From the configuration to the controller's policy and to the model of each stage."""
 
-from raystage.config.schema import Config
+from raystage.config.schema import MIN_DWELL_STEPS, SETTLE_STEPS, Config
 from raystage.models.family import ModelSpec
 from raystage.pacing.policy import Policy
 from raystage.pacing.stage import Plan, Shape, make_plan
-
-_SETTLE_STEPS, _MIN_DWELL_STEPS = 40, 200
 
 
 def plan_of(config: Config) -> Plan:
@@ -29,8 +27,8 @@ def policy_of(config: Config) -> Policy:
         checks_in_a_row=pacing.checks_in_a_row,
         confidence=pacing.confidence,
         window_fraction=pacing.window_fraction,
-        settle_tokens=_SETTLE_STEPS * batch_tokens if settle is None else settle,
-        min_dwell_tokens=_MIN_DWELL_STEPS * batch_tokens if dwell is None else dwell,
+        settle_tokens=SETTLE_STEPS * batch_tokens if settle is None else settle,
+        min_dwell_tokens=MIN_DWELL_STEPS * batch_tokens if dwell is None else dwell,
         max_dwell_tokens=pacing.max_dwell_tokens,
         at=pacing.at or (),
     )

@@ -1,6 +1,7 @@
 """Where a run begins: its own latest checkpoint, another's state or weights, or from scratch."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
-from raystage.models.family import build_model
+from raystage.models.family import ModelSpec, build_model
 from raystage.pacing.stage import Shape
 from raystage.training.checkpoint import MANIFEST_FILE, MODEL_FILE, CheckpointError, CheckpointStore, Stored, load_tensors, read_safetensors
 from raystage.training.counters import Counters
@@ -52,6 +53,10 @@ def _from_checkpoint(job: Job, stored: Stored, position: int, device: Device, ra
         raise CheckpointError(
             f"{stored.folder}: was trained on another corpus; its data position means nothing here (init_from.what=weights)"
         )
+    if manifest.seed != job.config.seed:
+        raise CheckpointError(
+            f"{stored.folder}: seed {manifest.seed} ordered its data, the configuration has seed={job.config.seed}; use that one"
+        )
     machinery = assemble(spec, job.config, device, ranks, load_tensors(stored.folder))
     return TrainState(machinery, manifest.shape, position, manifest.counters)
 
@@ -59,6 +64,7 @@ def _from_checkpoint(job: Job, stored: Stored, position: int, device: Device, ra
 def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> TrainState:
     shape = plan_of(job.config).start
     spec = job.spec(shape)
+    _check_heads(folder, spec)
     given = _named_as_model(read_safetensors(folder / MODEL_FILE))
     fresh = {name: p.detach() for name, p in build_model(spec, job.config.seed).named_parameters()}
     if set(given) != set(fresh):
@@ -69,6 +75,18 @@ def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> Train
     parameters = {name: _fit_rows(folder, name, given[name], fresh[name]) for name in fresh}
     machinery = assemble(spec, job.config, device, ranks, TrainingTensors(parameters, {}))
     return TrainState(machinery, shape, 0, Counters())
+
+
+def _check_heads(folder: Path, spec: ModelSpec) -> None:
+    """Tensors cut into another number of heads have the same shapes and mean something else."""
+    try:
+        heads = json.loads((folder / "config.json").read_text()).get("n_head", spec.n_head)
+    except (OSError, ValueError):
+        return
+    if heads != spec.n_head:
+        raise CheckpointError(
+            f"{folder}: its attention has {heads} heads, the first stage's model {spec.n_head}; set model.n_head accordingly"
+        )
 
 
 def _named_as_model(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

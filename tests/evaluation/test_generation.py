@@ -57,7 +57,7 @@ def test_what_is_not_there_is_one_line(folder: Path) -> None:
         choose_checkpoint(folder / "runs" / "writer", "nope")
     with pytest.raises(ConfigError, match="no usable checkpoint"):
         choose_checkpoint(folder, None)
-    with pytest.raises(ConfigError, match="is no exported model"):
+    with pytest.raises(ConfigError, match="more than an exported model"):
         export(choose_checkpoint(folder / "runs" / "writer", None), corpus_of(configure(folder, ["name=writer"])), folder / "runs")
 
 

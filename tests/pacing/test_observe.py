@@ -172,6 +172,13 @@ def test_a_new_stage_forgets_the_curve_and_counts_decisions_on() -> None:
     assert (state.next_decision_id, state.stage_start_tokens, state.best_loss) == (2, 135 * BATCH_TOKENS, math.inf)
 
 
+def test_no_fit_sees_the_settling_span_nor_does_the_best_loss() -> None:
+    points = [point(s, loss=1.0 if s <= 40 else 3.0) for s in range(1, 101)]
+    state, _ = observe(slope_policy(settle_tokens=40 * BATCH_TOKENS), State(), points)
+    assert [b.tokens_seen / BATCH_TOKENS for b in state.bins] == [45.5, 55.5, 65.5, 75.5, 85.5, 95.5]
+    assert state.best_loss == 3.0
+
+
 def test_a_refused_change_passes_and_the_next_one_follows() -> None:
     """Position advances without the shape changing: the same curve goes on, and the next change of the plan is asked for."""
     plan = make_plan([32], [1, 2], [32, 64], ["depth", "width"])

@@ -46,12 +46,11 @@ def first_check(law: PowerLaw, noise: NDArray[np.float64], start: int) -> int | 
     return made.decisions[0].check_step if made.decisions else None
 
 
-# (first step of the stage, crossing, rho, deviation, most early). Measured over 100 seeds: 0.00 0.11 0.00 0.00 0.00; gross in none.
+# (first step of the stage, crossing, rho, deviation, most early). Measured over 100 seeds: 0.00 0.11 0.00 0.00; gross in none.
 # The second: a first stage's slope is within a quarter of its threshold from step 100 on, which such noise hides.
 CROSSINGS = [
     (0, 400, 0.0, 0.02, 0.05),
     (0, 400, 0.8, 0.02, 0.20),
-    (300, 700, 0.5, 0.02, 0.05),
     (300, 700, 0.8, 0.02, 0.05),
     (300, 700, 0.0, 0.05, 0.05),
 ]
@@ -162,10 +161,9 @@ def run_quickstart(laws: list[PowerLaw], seed: int, n_steps: int) -> MadeRun:
     return run(policy, laws, ar1(seed, n_steps, 0.0, deviation), rate=rate, jump=0.1)
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_quickstart_on_a_steep_curve_triggers_nothing_by_slope(seed: int) -> None:
+def test_quickstart_on_a_steep_curve_triggers_nothing_by_slope() -> None:
     policy, n_steps, _ = quickstart()
-    made = run_quickstart([steep(threshold=min(policy.thresholds.values()), times=2)], seed, n_steps)
+    made = run_quickstart([steep(threshold=min(policy.thresholds.values()), times=2)], 0, n_steps)
     assert [d for d in made.decisions if d.trigger == "slope"] == []
     assert made.points[-1].position == 0
     assert len(made.checks) == n_steps // policy.check_every_steps
