@@ -23,7 +23,9 @@ class Generator:
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # models load in a moment, and their bar lands between the lines of the command
         if not (folder / "config.json").is_file() or not (folder / "tokenizer.json").is_file():
             raise ValueError(f"{folder}: no model with a tokenizer; give a finished run, or a folder made by 'raystage export'")
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
