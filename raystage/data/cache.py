@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raystage.config import ConfigError
+from raystage.data.durable import sync_to_disk
 
 PREFIX = ".building"
 
@@ -25,10 +26,10 @@ def building(folder: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
     try:
         yield temporary
         for path in temporary.iterdir():
-            _sync(path)
-        _sync(temporary)
+            sync_to_disk(path)
+        sync_to_disk(temporary)
         _publish(temporary, folder, is_whole)
-        _sync(folder.parent)
+        sync_to_disk(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -60,14 +61,6 @@ def _publish(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) ->
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_alive(pid: int) -> bool:

@@ -7,7 +7,6 @@ with the optimizer (optimizer.safetensors) and the manifest beside it, written l
 import contextlib
 import dataclasses
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from raystage.data.durable import sync_to_disk
 from raystage.growth.tensors import Moments, TrainingTensors
 from raystage.training.manifest import Manifest, read_manifest
 
@@ -52,10 +52,10 @@ class CheckpointStore:
         files = {name: _digest(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
         (partial / MANIFEST_FILE).write_text(dataclasses.replace(manifest, files=files).to_json())
         for path in partial.iterdir():
-            _sync(path)
+            sync_to_disk(path)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        _sync(self.folder)
+        sync_to_disk(self.folder)
         return target
 
     def folders(self) -> list[Path]:
@@ -79,8 +79,8 @@ class CheckpointStore:
             shutil.rmtree(partial)
         readable = {stored.folder: stored.manifest.key for stored in self.all()}
         for folder in self.folders():
-            newest = resumed is not None and folder in readable and readable[folder] <= resumed.manifest.key
-            if not newest:
+            counts = resumed is not None and folder in readable and readable[folder] <= resumed.manifest.key
+            if not counts:
                 folder.rename(folder.with_name(f"damaged-{folder.name}"))
 
     def is_pinned(self, step: int, reason: str) -> bool:
@@ -149,12 +149,3 @@ def _digest(path: Path) -> str:
 
 def _matches(path: Path, digest: str) -> bool:
     return path.is_file() and _digest(path) == digest
-
-
-def _sync(path: Path) -> None:
-    """Makes a file or folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
