@@ -12,6 +12,7 @@ import rich.console
 import typer
 
 from raystage.config import Config, ConfigError, load
+from raystage.config.grow import Grow, read_target
 from raystage.config.reference import key_table
 
 if TYPE_CHECKING:
@@ -37,9 +38,12 @@ def main() -> None:
         _fail(str(error), 2)
 
 
-@app.command(
-    epilog="Keys:\n\n" + "\n\n".join(f"{key}  ({allowed}; default {default})  {text}" for key, allowed, default, text in key_table())
-)
+def _key_list(root: type) -> str:
+    lines = (f"{key}  ({allowed}; default {default})  {text}" for key, allowed, default, text in key_table(root))
+    return "Keys:\n\n" + "\n\n".join(lines)
+
+
+@app.command(epilog=_key_list(Config))
 def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption = None) -> None:
     """Train, or go on with, the run that CONFIG names."""
     settings = load(config, _with_engine(overrides, engine))
@@ -95,6 +99,26 @@ def export(
 
     stored = choose_checkpoint(run, checkpoint)
     _say(f"model: {write(stored, _corpus_of(run), target)} ({stored.folder.name})")
+
+
+@app.command(epilog=_key_list(Grow))
+def grow(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="run folder, raystage checkpoint, or Hugging Face folder")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="new folder")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="growth.KEY=VALUE...", help="like growth.width=2 growth.depth=9")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show sizes and memory; write nothing")] = False,
+) -> None:
+    """Grow the model in SRC, and the optimizer's state of a checkpoint, into DST; the function stays, and that is checked."""
+    wanted = read_target(overrides or ())
+    from raystage.runtime.grow import write_grown
+    from raystage.runtime.grow_plan import plan_growth
+    from raystage.runtime.grow_table import grow_table
+
+    plan = plan_growth(source, target, wanted, verify=not dry_run)
+    if dry_run:
+        _terminal.print(grow_table(plan))
+    else:
+        _say(write_grown(plan, target))
 
 
 @app.command()

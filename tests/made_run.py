@@ -137,5 +137,5 @@ class _Maker:
 
 
 def _change(stage: MadeStage, after: MadeStage) -> tuple[str, str, float]:
-    key = next(key for key in _CHANGES if stage.shape[key] != after.shape[key])
-    return _CHANGES[key]
+    changed = [key for key in _CHANGES if stage.shape[key] != after.shape[key]]
+    return ("both", "grow_both", -0.03) if len(changed) > 1 else _CHANGES[changed[0]]

@@ -1,12 +1,12 @@
 """Rules between keys: what no single key can know. All run before anything starts."""
 
-import itertools
+import math
 
 from raystage.config.duration import parse_duration
 from raystage.config.errors import ConfigError
-from raystage.config.schema import MIN_DWELL_STEPS, Config, Source
+from raystage.config.schema import MIN_DWELL_STEPS, Config, Model, Source
 
-_MAX_HEADS_TRIED = 4096
+_MAX_DIVISORS_TRIED = 4096
 
 
 def check(config: Config) -> None:
@@ -21,14 +21,22 @@ def check(config: Config) -> None:
     _check_order(config)
     _check_training(config)
     _check_slope(config)
+    _check_growth(config)
     _check_init(config)
 
 
 def change_counts(config: Config) -> dict[str, int]:
-    """How many changes of each kind the pacing lists ask for."""
+    """How many values the pacing lists change to, by list."""
     pacing = config.pacing
     lists = {"length": pacing.lengths, "depth": pacing.depths, "width": pacing.widths}
     return {kind: len(values) - 1 if values else 0 for kind, values in lists.items()}
+
+
+def d_ff_of(model: Model) -> int:
+    """The target's feed-forward units: GPT-2's 4 d_model, Llama's 8/3 d_model rounded up to a multiple of 64."""
+    if model.d_ff is not None:
+        return model.d_ff
+    return 4 * model.d_model if model.family == "gpt2" else -(-8 * model.d_model // (3 * 64)) * 64
 
 
 def _check_sources(config: Config) -> None:
@@ -64,10 +72,31 @@ def _check_tokenizer(config: Config) -> None:
 
 def _check_model(config: Config) -> None:
     model = config.model
-    if model.d_model % model.n_head:
-        near = [n for n in range(1, min(model.d_model, _MAX_HEADS_TRIED) + 1) if model.d_model % n == 0]
-        best = min(near, key=lambda n: abs(n - model.n_head))
-        raise ConfigError(f"model.n_head={model.n_head}: must divide model.d_model={model.d_model}; {best} does")
+    if model.family == "gpt2":
+        for key in ("n_kv_head", "head_dim"):
+            if getattr(model, key) is not None:
+                raise ConfigError(
+                    f"model.{key}={getattr(model, key)}: gpt2 has none of its own; leave it null, or use family llama or qwen3"
+                )
+    if model.head_dim is None and model.d_model % model.n_head:
+        raise ConfigError(
+            f"model.n_head={model.n_head}: must divide model.d_model={model.d_model}; {_nearest_divisor(model.d_model, model.n_head)} does"
+        )
+    head_dim = model.head_dim or model.d_model // model.n_head
+    if model.family != "gpt2" and head_dim % 2:
+        raise ConfigError(f"model.head_dim={head_dim}: rotary positions need an even number of channels a head")
+    if model.family == "llama" and model.d_model % model.n_head:
+        raise ConfigError(f"model.d_model={model.d_model}: must be a multiple of model.n_head={model.n_head} in llama; qwen3 takes any")
+    if model.n_kv_head is not None and model.n_head % model.n_kv_head:
+        raise ConfigError(
+            f"model.n_kv_head={model.n_kv_head}: must divide model.n_head={model.n_head}; "
+            f"{_nearest_divisor(model.n_head, model.n_kv_head)} does"
+        )
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = [n for n in range(1, min(number, _MAX_DIVISORS_TRIED) + 1) if number % n == 0]
+    return min(divisors, key=lambda n: abs(n - wanted))
 
 
 def _check_path(name: str, values: tuple[int, ...] | None, target: int, target_key: str) -> None:
@@ -83,23 +112,23 @@ def _check_path(name: str, values: tuple[int, ...] | None, target: int, target_k
 
 
 def _check_widths(config: Config) -> None:
-    widths = config.pacing.widths or ()
-    head_dim = config.model.d_model // config.model.n_head
-    for small, large in itertools.pairwise(widths):
-        if large % small:
-            raise ConfigError(f"pacing.widths={list(widths)}: {large} is no whole multiple of {small}")
+    """Heads and feed-forward units follow the width, and there are no halves of them."""
+    model, widths = config.model, config.pacing.widths or ()
+    whole = {"model.n_head": model.n_head, "model.n_kv_head": model.n_kv_head or model.n_head, "model.d_ff": d_ff_of(model)}
+    step = model.d_model // math.gcd(model.d_model, *whole.values())
     for width in widths:
-        if width % head_dim:
-            raise ConfigError(f"pacing.widths={list(widths)}: {width} splits a head of {head_dim} (model.d_model / model.n_head)")
+        odd = [f"{key}={number}" for key, number in whole.items() if number * width % model.d_model]
+        if odd:
+            raise ConfigError(f"pacing.widths={list(widths)}: {width} has no whole share of {odd[0]}; multiples of {step} do")
 
 
 def _check_order(config: Config) -> None:
     counts = change_counts(config)
-    order = config.pacing.order
-    if order is not None and any(order.count(kind) != n for kind, n in counts.items()):
+    order, both = config.pacing.order, (config.pacing.order or ()).count("both")
+    if order is not None and any(order.count(kind) + (kind != "length") * both != n for kind, n in counts.items()):
         wanted = ", ".join(f"{n} x {kind}" for kind, n in counts.items())
-        raise ConfigError(f"pacing.order={list(order)}: the lists ask for {wanted}")
-    at, n_changes = config.pacing.at, sum(counts.values())
+        raise ConfigError(f"pacing.order={list(order)}: the lists ask for {wanted} (both counts as one depth and one width)")
+    at, n_changes = config.pacing.at, sum(counts.values()) - both
     if config.pacing.rule != "table":
         if at is not None:
             raise ConfigError(f"pacing.at={list(at)}: only pacing.rule=table uses it")
@@ -137,6 +166,21 @@ def _check_slope(config: Config) -> None:
     if high is not None and high <= low:
         raise ConfigError(
             f"pacing.max_dwell_tokens={high}: must be above pacing.min_dwell_tokens={low} (null: {MIN_DWELL_STEPS} steps' worth)"
+        )
+
+
+def _check_growth(config: Config) -> None:
+    growth, counts = config.growth, change_counts(config)
+    depths = config.pacing.depths or ()
+    if growth.new_layers == "copy" and depths and depths[0] == 0:
+        raise ConfigError("growth.new_layers=copy: the first of pacing.depths has no layer to copy; use fresh or identity")
+    if growth.peak_lrs is None:
+        return
+    n_sizes = 1 + counts["depth"] + counts["width"] - (config.pacing.order or ()).count("both")
+    if len(growth.peak_lrs) != n_sizes or growth.peak_lrs[-1] != config.training.optimizer.lr:
+        raise ConfigError(
+            f"growth.peak_lrs={list(growth.peak_lrs)}: needs {n_sizes} rates, one a model size, "
+            f"the last training.optimizer.lr={config.training.optimizer.lr}"
         )
 
 

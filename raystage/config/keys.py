@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 
@@ -29,11 +29,15 @@ class Key:
     entry_allowed: str = ""  # of each entry, where the value may be a list
 
 
+def keys(root: type[Any] = Config) -> tuple[Key, ...]:
+    """Every key of a configuration class in its order, each group before the keys below it."""
+    return _keys(cast(Any, root))
+
+
 @functools.cache
-def keys() -> tuple[Key, ...]:
-    """Every key in the schema's order, each group before the keys below it."""
-    schema = pydantic.TypeAdapter(Config).json_schema()
-    return tuple(_walk("", schema, dataclasses.asdict(Config()), schema["$defs"]))
+def _keys(root: Any) -> tuple[Key, ...]:
+    schema = pydantic.TypeAdapter(root).json_schema()
+    return tuple(_walk("", schema, dataclasses.asdict(root()), schema["$defs"]))
 
 
 def _walk(prefix: str, group: dict[str, Any], defaults: Any, defs: dict[str, Any]) -> Iterator[Key]:

@@ -6,19 +6,21 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
 
 from raystage.config.checks import check
 from raystage.config.errors import ConfigError
-from raystage.config.keys import keys
+from raystage.config.keys import Key, keys
 from raystage.config.parse import parse, plain
 from raystage.config.schema import Config
 
 _LISTS_OF_MAPPINGS = ("sources", "validation_sources")
 _MAX_SHOWN = 80  # characters of a value in a message
+
+Root = TypeVar("Root")
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -36,17 +38,22 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def from_tree(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
     """The validated configuration of a nested mapping with `key.sub=value` overrides. Raises ConfigError."""
+    config = validated(Config, tree, overrides, help_command="raystage train --help")
+    check(config)
+    return config
+
+
+def validated(root: type[Root], tree: Mapping[str, Any], overrides: Iterable[str], help_command: str) -> Root:
+    """A configuration class filled from a nested mapping with overrides, each key by itself checked. Raises ConfigError."""
     merged = plain(tree, "configuration")
     for override in overrides:
         _apply(merged, override)
     merged = plain(merged, "configuration")  # overrides nest too
     try:
         # Strict, so that true is no 1 and "8" no 8; from JSON, where a list may still stand for a tuple.
-        config = pydantic.TypeAdapter(Config).validate_json(json.dumps(merged), strict=True)
+        return pydantic.TypeAdapter(root).validate_json(json.dumps(merged), strict=True)
     except pydantic.ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
-    check(config)
-    return config
+        raise ConfigError(_one_line(error, root, help_command)) from None
 
 
 def to_tree(config: Any) -> dict[str, Any]:
@@ -70,19 +77,19 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in items for k, v in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: str, known: Iterable[str], help_command: str = "raystage train --help") -> str:
     """One line for a key that does not exist, with the nearest that does."""
     known = list(known)
     pattern = _pattern(key)
     by_leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6) or by_leaf[:1]
-    hint = f"did you mean {near[0]}?" if near else "'raystage train --help' lists every key"
+    hint = f"did you mean {near[0]}?" if near else f"'{help_command}' lists every key"
     return f"{_cut(key)}: no such key; {hint}"
 
 
-def known_keys() -> list[str]:
+def known_keys(root: type[Any] = Config) -> list[str]:
     """Every dotted key, leaves and the groups above them."""
-    names = [key.name for key in keys()]
+    names = [key.name for key in keys(root)]
     return [*names, *(name.replace("data.sources.0", "data.validation_sources.0") for name in names if name.startswith("data.sources.0."))]
 
 
@@ -123,19 +130,19 @@ def _index(node: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _one_line(error: pydantic.ValidationError) -> str:
+def _one_line(error: pydantic.ValidationError, root: type[Any], help_command: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
-        return unknown_key(key, known_keys())
-    return f"{_cut(key)}={_show(first['input'])}: {_allowed(key) or first['msg']}"
+        return unknown_key(key, known_keys(root), help_command)
+    return f"{_cut(key)}={_show(first['input'])}: {_allowed(key, keys(root)) or first['msg']}"
 
 
-def _allowed(key: str) -> str | None:
+def _allowed(key: str, schema_keys: tuple[Key, ...]) -> str | None:
     """What the schema allows at `key`, which may be an entry of a list."""
     pattern = _pattern(key).replace("data.validation_sources.0.", "data.sources.0.")
-    by_name = {known.name: known.allowed for known in keys()}
-    by_name |= {f"{known.name}.0": known.entry_allowed for known in keys() if known.entry_allowed}
+    by_name = {known.name: known.allowed for known in schema_keys}
+    by_name |= {f"{known.name}.0": known.entry_allowed for known in schema_keys if known.entry_allowed}
     return f"must be {by_name[pattern]}" if pattern in by_name else None
 
 

@@ -6,10 +6,12 @@
 import itertools
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import yaml
 
 from raystage.config.keys import Key, keys
+from raystage.config.schema import Config
 
 _HEADER = """\
 # Every key of raystage. The values are the defaults, so this file changes nothing as it is: copy the keys you need.
@@ -19,9 +21,9 @@ _HEADER = """\
 """
 
 
-def key_table() -> list[tuple[str, str, str, str]]:
+def key_table(root: type[Any] = Config) -> list[tuple[str, str, str, str]]:
     """Each key that holds a value: its dotted name, what is allowed, the default as YAML, the description with its [unit]."""
-    return [(key.name, key.allowed, default_text(key), key.description) for key in keys() if not key.is_group]
+    return [(key.name, key.allowed, default_text(key), key.description) for key in keys(root) if not key.is_group]
 
 
 def reference_yaml() -> str:

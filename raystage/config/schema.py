@@ -11,6 +11,7 @@ STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 Length = Annotated[int, Field(gt=0, multiple_of=8)]
 Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -57,13 +58,22 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Model:
-    family: Literal["gpt2"] = Field(default="gpt2", description="model family: a transformers class and its axes")
+    family: Literal["gpt2", "llama", "qwen3"] = Field(default="gpt2", description="model family: a transformers class and its axes")
     context_length: Length = Field(default=256, description="[tokens] full context of the target")
     vocab_size: Positive | None = Field(default=None, description="[entries] null: the tokenizer's, rounded up to a multiple of 64")
     n_layer: Positive = Field(default=4, description="[layers] of the target")
     d_model: Positive = Field(default=128, description="[channels] of the target")
-    n_head: Positive = Field(default=4, description="[heads] of the target; the head dimension d_model / n_head is the same at every size")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability, everywhere in the model")
+    n_head: Positive = Field(default=4, description="[heads] of the target's queries")
+    n_kv_head: Positive | None = Field(default=None, description="[heads] of its keys and values (llama, qwen3); null: n_head")
+    head_dim: Positive | None = Field(
+        default=None, description="[channels] of a head, the same at every size (llama, qwen3); null: d_model / n_head"
+    )
+    d_ff: Positive | None = Field(
+        default=None, description="[units] of the target's feed-forward layer; null: 4 d_model (gpt2), 8/3 d_model up to 64s (llama, qwen3)"
+    )
+    tie_embeddings: bool = Field(default=True, description="the head is the token embedding")
+    rope_theta: float = Field(default=10000.0, gt=1, description="base of the rotary positions (llama, qwen3)")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability, everywhere in the model (llama, qwen3: in attention)")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -75,6 +85,7 @@ class Thresholds:
     )
     depth: float = Field(default=-0.0575, lt=0, description="slope above which layers are added (Shen et al. 2022)")
     width: float = Field(default=-0.0475, lt=0, description="slope above which channels are added (Shen et al. 2022)")
+    both: float = Field(default=-0.03, lt=0, description="slope above which layers and channels are added at once (Shen et al. 2022)")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -83,14 +94,14 @@ class Pacing:
     lengths: tuple[Length, ...] | None = Field(
         default=None, description="[tokens] sequence lengths in order, up to model.context_length; null: no pacing"
     )
-    depths: tuple[Positive, ...] | None = Field(
-        default=None, description="[layers] model depths in order, up to model.n_layer; null: no growth"
+    depths: tuple[NonNegative, ...] | None = Field(
+        default=None, description="[layers] model depths in order, up to model.n_layer, from 0 on; null: no growth"
     )
     widths: tuple[Positive, ...] | None = Field(
-        default=None, description="[channels] model widths in order, up to model.d_model; null: no growth"
+        default=None, description="[channels] model widths in order, up to model.d_model; heads and d_ff in proportion; null: no growth"
     )
-    order: tuple[Literal["length", "depth", "width"], ...] | None = Field(
-        default=None, description="order of the changes; null: all lengths, then all depths, then all widths"
+    order: tuple[Literal["length", "depth", "width", "both"], ...] | None = Field(
+        default=None, description="order of the changes, both: depth and width at once; null: all lengths, then all depths, then all widths"
     )
     at: tuple[Fraction, ...] | None = Field(default=None, description="share of the duration at which each change happens (rule: table)")
     thresholds: Thresholds = Field(default=Thresholds(), description="slopes that end a stage (rule: slope)")
@@ -105,28 +116,44 @@ class Pacing:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Growth:
-    depth: Literal["identity"] = Field(
-        default="identity", description="new layers stacked on top, their output projections zero: loss unchanged"
+class GrowthMethod:
+    placement: Literal["stack", "interleave"] = Field(
+        default="stack", description="new layers on top of the old ones, or each behind the layer it comes from"
+    )
+    new_layers: Literal["identity", "copy", "fresh"] = Field(
+        default="identity",
+        description="identity: copies, switched off by zero output projections; copy: the loss moves; fresh: initial values, switched off",
     )
     symmetry: Literal["noise", "none"] = Field(
         default="noise", description="break the symmetry of copied channels with noise that cancels; none: for tests"
     )
     noise_scale: float = Field(default=0.5, gt=0, description="standard deviation of that noise, relative to the copied weights")
-    rewarm_steps: int = Field(default=200, ge=0, description="[steps] of learning-rate warmup after a growth")
     rho_depth: float = Field(default=0.70, gt=0, le=1, description="share of the tokens seen that count after depth x2 (Shen et al. 2022)")
     rho_width: float = Field(default=0.55, gt=0, le=1, description="share of the tokens seen that count after width x2 (Shen et al. 2022)")
+    rho_both: float = Field(default=0.40, gt=0, le=1, description="share of the tokens seen that count after both x2 (Shen et al. 2022)")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Growth(GrowthMethod):
+    rewarm_steps: int = Field(default=200, ge=0, description="[steps] of learning-rate warmup after a growth")
+    peak_lrs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None,
+        description="peak learning rate of each model size in order, the last training.optimizer.lr; null: that one at every size",
+    )
     probe_rows: Positive = Field(default=8, description="[rows] of the fixed probe that every growth is checked on")
     probe_tolerance: float = Field(default=1e-5, gt=0, description="relative change of the probe loss above which a growth is refused")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Optimizer:
+    kind: Literal["adamw", "sgd", "adafactor"] = Field(
+        default="adamw", description="sgd: with momentum; adafactor: second moments as row and column means, next to no memory"
+    )
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled, on matrices only")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment")
-    beta2: float = Field(default=0.95, ge=0, lt=1, description="decay of the second moment")
-    eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
+    weight_decay: float = Field(default=0.1, ge=0, description="on matrices only; decoupled but for sgd")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the first moment (adamw), momentum (sgd)")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="decay of the second moment (adamw)")
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator (adamw)")
     clip_norm: float | None = Field(
         default=1.0, gt=0, description="global gradient norm above which gradients are scaled down; null: never"
     )
@@ -153,7 +180,7 @@ class Training:
         default="float32", description="bf16: autocast where the device has it; weights stay float32"
     )
     compile: bool = Field(default=False, description="torch.compile the model")
-    optimizer: Optimizer = Field(default=Optimizer(), description="AdamW")
+    optimizer: Optimizer = Field(default=Optimizer(), description="how gradients become steps")
     schedule: Schedule = Field(default=Schedule(), description="learning rate")
 
 

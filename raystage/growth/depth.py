@@ -1,26 +1,27 @@
-"""Depth by stacking: new blocks on top of the old ones, switched off, so that the function is unchanged."""
+"""Depth: which old layer a new one comes from.
 
-import torch
+Sources: Gong et al. 2019 (stacking), Chang et al. 1710.10348 (interleaving), G_stack 2405.15319 (copies), LEMON 2310.07999
+(zero output projections), 2511.04981 (from zero and one layer).
+"""
 
-from raystage.growth.tensors import TrainingTensors
-from raystage.models.axes import AxisTable
+import dataclasses
+from typing import Literal
 
 
-def grow_depth(state: TrainingTensors, axes: AxisTable, n_layer_before: int, n_layer_after: int) -> TrainingTensors:
-    """`state` with blocks n_layer_before .. n_layer_after - 1 added: block i copies block i mod n_layer_before.
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """`source`: the old layer that it is or copies, None where there was none; `is_new`: it was not there before."""
 
-    Output projections of the new blocks are zero (identity), and their moments start empty with a step count
-    of their own: a carried count with empty moments would take steps several times the learning rate.
-    Sources: Gong et al. 2019 (stacking); LEMON 2310.07999 (zero projections). Raises ValueError for fewer layers.
-    """
-    if n_layer_after < n_layer_before or n_layer_before < 1:
-        raise ValueError(f"depth {n_layer_before} -> {n_layer_after}: layers can only be added, to at least one")
-    parameters = dict(state.parameters)
-    for name, value in state.parameters.items():
-        block, rest = axes.split(name)
-        if block is None:
-            continue
-        for new in range(n_layer_before + block, n_layer_after, n_layer_before):
-            output = axes.lookup(name).output_projection
-            parameters[axes.block_prefix.format(new) + rest] = torch.zeros_like(value) if output else value.clone()
-    return TrainingTensors(parameters, dict(state.moments))
+    source: int | None
+    is_new: bool
+
+
+def layers_after(n_before: int, n_after: int, placement: Literal["stack", "interleave"]) -> list[Layer]:
+    """The layers of the grown model, first to last. stack: the old ones, then the old ones again, and so on;
+    interleave: each old layer, then its copies."""
+    if n_before == 0:
+        return [Layer(None, True)] * n_after
+    if placement == "stack":
+        return [Layer(i % n_before, i >= n_before) for i in range(n_after)]
+    sources = [i * n_before // n_after for i in range(n_after)]
+    return [Layer(source, i > 0 and sources[i - 1] == source) for i, source in enumerate(sources)]

@@ -4,19 +4,16 @@ import dataclasses
 
 from torch import Tensor
 
-
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """AdamW's state of one parameter: both moments have its shape; `step` is a scalar tensor."""
-
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    step: Tensor
+OptimizerState = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingTensors:
-    """Parameters by name, and moments by the same names; a parameter never stepped has no moments."""
+    """Parameters by name, and the optimizer's state of each by the same names; one never stepped has no state.
+
+    `optimizer`: class name of the optimizer whose state it is, like `AdamW`.
+    """
 
     parameters: dict[str, Tensor]
-    moments: dict[str, Moments]
+    states: dict[str, OptimizerState] = dataclasses.field(default_factory=dict)
+    optimizer: str = "AdamW"

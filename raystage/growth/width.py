@@ -1,74 +1,86 @@
-"""Width by a whole factor K: heads and FFN units multiplied, the head dimension fixed, the function unchanged.
+"""One tensor through the maps of its axes: values, and the optimizer's means of gradients and of their squares."""
 
-Every axis of a growing dimension is tiled K times. What the tiling does to values and moments follows
-from what a parameter is (DESIGN 5; Net2Net 1511.05641, staged training 2203.06211):
-
-    kind                     value   exp_avg   exp_avg_sq
-    matrix                   / K     / K       / K^2
-    embedding, vector        x 1     / K       / K^2
-    head_vector, head_matrix / K     x 1       x 1
-"""
+import functools
+import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from raystage.growth.tensors import Moments, TrainingTensors
-from raystage.models.axes import Axis, AxisTable, Parameter
+from raystage.growth.axis_map import AxisMap, Piece, Rest
+from raystage.growth.optimizer_state import Meaning
 
-GROWING = ("embed", "heads", "ffn")
+Maps = Sequence[AxisMap]
 
 
-def grow_width(state: TrainingTensors, axes: AxisTable, factor: int, noise_scale: float, generator: torch.Generator) -> TrainingTensors:
-    """`state` with `factor` times the channels, heads and FFN units. `noise_scale` 0 keeps the copies equal for ever.
+def grow_value(value: Tensor, maps: Maps) -> Tensor:
+    """A parameter of shape (old_size of each map) at the new sizes."""
+    return _expand(value, maps, [m.value for m in maps], None)
 
-    Raises ValueError for a factor below 1 and KeyError for a parameter without axes.
+
+def grow_state(state: Tensor, maps: Maps, meaning: Meaning) -> Tensor:
+    """One tensor of a parameter's optimizer state; `maps` are the parameter's.
+
+    Channels that copy nothing start with an empty mean of gradients and the average of the squares, so that their
+    first steps are of ordinary size.
     """
-    if factor < 1:
-        raise ValueError(f"width factor {factor}: must be at least 1")
-    parameters, moments = {}, {}
-    for name, value in state.parameters.items():
-        parameter = axes.lookup(name)
-        grown = _tile(value, parameter, factor) * _value_scale(parameter, factor)
-        if parameter.kind == "matrix" and noise_scale > 0:
-            grown = grown + _cancelling_noise(grown, parameter, factor, noise_scale, generator)
-        parameters[name] = grown
-        if name in state.moments:
-            moments[name] = _grow_moments(state.moments[name], parameter, factor)
-    return TrainingTensors(parameters, moments)
+    if meaning == "count":
+        return state.clone()
+    if meaning == "linear":
+        return _expand(state, maps, [m.gradient for m in maps], "zero")
+    if meaning == "row_square":
+        maps = [*maps[:-1], _averaged(maps[-1])]
+    if meaning == "column_square":
+        maps = [*maps[:-2], _averaged(maps[-2]), maps[-1]]
+    return _expand(state, maps, [m.gradient.square() for m in maps], "mean")
 
 
-def _grow_moments(moments: Moments, parameter: Parameter, factor: int) -> Moments:
-    scale = 1.0 if parameter.kind in ("head_vector", "head_matrix") else 1.0 / factor
-    return Moments(
-        exp_avg=_tile(moments.exp_avg, parameter, factor) * scale,
-        exp_avg_sq=_tile(moments.exp_avg_sq, parameter, factor) * scale**2,
-        step=moments.step.clone(),
-    )
-
-
-def _value_scale(parameter: Parameter, factor: int) -> float:
-    return 1.0 / factor if parameter.kind in ("matrix", "head_matrix", "head_vector") else 1.0
-
-
-def _tile(tensor: Tensor, parameter: Parameter, factor: int) -> Tensor:
-    for dim, axis in enumerate(parameter.axes):
-        if axis.dimension in GROWING:
-            tensor = tensor.index_select(dim, tile_index(axis, tensor.shape[dim], factor).to(tensor.device))
+def block(tensor: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
+    """The view of `tensor` from `starts`, `lengths` long."""
+    for dim, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        tensor = tensor.narrow(dim, start, length)
     return tensor
 
 
-def tile_index(axis: Axis, size: int, factor: int) -> Tensor:
-    """For each new position of the axis, the old one it copies; shape (size * factor,). Sections grow each by itself."""
-    return torch.arange(size).reshape(axis.sections, -1).repeat(1, factor).reshape(-1)
+def pieces_of(m: AxisMap, rest_value: Rest | None) -> tuple[Piece, ...]:
+    """The pieces of an axis and, for what they leave over, one more: copies, or the channel added at the old end."""
+    if not m.rest:
+        return m.pieces
+    start, copy = m.new_size - m.rest, len(m.pieces)
+    if (rest_value or m.rest_value) == "copy":
+        return (*m.pieces, Piece(0, start, m.rest, copy))
+    return (*m.pieces, Piece(m.old_size, start, m.rest, copy, old_length=1))
 
 
-def _cancelling_noise(grown: Tensor, parameter: Parameter, factor: int, noise_scale: float, generator: torch.Generator) -> Tensor:
-    """Noise that sums to zero over the copies of each input, so that equal inputs give the same output as before.
+def _expand(tensor: Tensor, maps: Maps, factors: Sequence[Tensor], rest_value: Rest | None) -> Tensor:
+    """Writes every block of the result once; what is made beside it has the old size."""
+    source = functools.reduce(_scaled, enumerate(factors), tensor)
+    for dim, m in enumerate(maps):
+        source = _with_rest(source, dim, m, rest_value)
+    grown = tensor.new_empty([m.new_size for m in maps])
+    for pieces in itertools.product(*(pieces_of(m, rest_value) for m in maps)):
+        target = block(grown, [p.new for p in pieces], [p.length for p in pieces])
+        target.copy_(block(source, [p.old for p in pieces], [p.old_length or p.length for p in pieces]))
+    return grown
 
-    Gradients then differ between the copies, which is what lets them learn different things.
-    """
-    dim = next(i for i, axis in enumerate(parameter.axes) if axis.role == "in")
-    std = noise_scale * grown.square().mean().sqrt()
-    noise = torch.randn(grown.shape, generator=generator, dtype=grown.dtype).to(grown.device) * std
-    copies = noise.unflatten(dim, (factor, -1))
-    return (copies - copies.mean(dim, keepdim=True)).flatten(dim, dim + 1)
+
+def _scaled(tensor: Tensor, factor: tuple[int, Tensor]) -> Tensor:
+    dim, by_channel = factor
+    if bool((by_channel == 1).all()):
+        return tensor
+    shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
+    return tensor * by_channel.to(tensor.device, tensor.dtype).reshape(shape)
+
+
+def _with_rest(tensor: Tensor, dim: int, m: AxisMap, rest_value: Rest | None) -> Tensor:
+    kind = rest_value or m.rest_value
+    if not m.rest or kind == "copy":
+        return tensor
+    mean = tensor.mean(dim, keepdim=True)
+    return torch.cat([tensor, mean if kind == "mean" else torch.zeros_like(mean)], dim)
+
+
+def _averaged(m: AxisMap) -> AxisMap:
+    """The map of an axis over which a state has been averaged: one channel, and the axis's mean squared factor."""
+    one = torch.ones(1, dtype=torch.float64)
+    return AxisMap(1, 1, (Piece(0, 0, 1, first=0),), one, one * m.mean_square_gradient() ** 0.5)

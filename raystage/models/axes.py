@@ -4,9 +4,17 @@ import dataclasses
 import re
 from typing import Literal
 
-Dimension = Literal["embed", "heads", "ffn", "vocab", "position"]
-Role = Literal["out", "in", "table"]
-Kind = Literal["matrix", "embedding", "vector", "head_vector", "head_matrix"]
+Dimension = Literal["embed", "heads", "kv_heads", "ffn", "vocab", "position", "head_dim"]
+
+# What a tensor does along a dimension.
+#   heads, kv_heads, ffn:  out: makes the units     in: reads them
+#   embed:                 write: adds to the residual stream (embeddings, output projections and their biases)
+#                          read: reads the normalized stream (input projections, an untied head)
+#                          gain, bias: of a norm    tied_gain, tied_bias: of the norm that feeds a tied head
+#   others:                fixed: no growth of width changes it
+Role = Literal["out", "in", "write", "read", "gain", "bias", "tied_gain", "tied_bias", "fixed"]
+
+READING: tuple[Role, ...] = ("in", "read")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,31 +22,33 @@ class Axis:
     """One dimension of a tensor. `sections`: equal parts stacked along it that grow each by itself (q, k and v)."""
 
     dimension: Dimension
-    role: Role = "out"
+    role: Role = "fixed"
     sections: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """The axes of a parameter, in tensor order, and what it is.
+    """The axes of a parameter, in tensor order.
 
-    `vector`: norm gains, norm biases and biases; `head_vector`: the same of the norm that feeds a tied head;
-    `head_matrix`: an untied head. `output_projection`: writes into the residual stream, so that zero
-    switches its block off.
+    `output_projection`: writes what a block adds to the residual stream, so that zero switches the block off.
     """
 
-    kind: Kind
     axes: tuple[Axis, ...]
     output_projection: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class AxisTable:
-    """Parameters of a family by name; those of block i are named `block_prefix.format(i) + suffix`."""
+    """Parameters of a family by name; those of block i are named `block_prefix.format(i) + suffix`.
+
+    A model may lack some of them (biases that its configuration switches off). `norm`: LayerNorm subtracts the
+    mean of the residual stream, RMSNorm does not.
+    """
 
     block_prefix: str
     block: dict[str, Parameter]
     outside: dict[str, Parameter]
+    norm: Literal["layer", "rms"]
 
     def split(self, name: str) -> tuple[int | None, str]:
         """The block that a parameter is in (None: outside the blocks) and the rest of its name."""

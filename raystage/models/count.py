@@ -1,28 +1,47 @@
-"""Counting: parameters that multiply, FLOPs of a token, and the share of a device's peak that is used."""
+"""Counting: sizes of axes, parameters that multiply, FLOPs of a token, and the share of a device's peak that is used."""
+
+import math
+from collections.abc import Iterable
 
 from torch import nn
 
-from raystage.models.family import ModelSpec
+from raystage.models.axes import READING, Axis, Parameter
+from raystage.models.family import ModelSpec, get_family
 
 # dense bf16 without sparsity, FLOP/s per device (NVIDIA data sheets)
 _PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "T4": 65e12}
 
 
-def matmul_parameters(spec: ModelSpec) -> int:
-    """Parameters that multiply per token: blocks and head, not the embedding look-up, never 0.
+def axis_size(axis: Axis, spec: ModelSpec) -> int:
+    """Channels along the axis, all its sections."""
+    sizes = {
+        "embed": spec.d_model,
+        "heads": spec.n_head * spec.head_dim,
+        "kv_heads": spec.n_kv_head * spec.head_dim,
+        "ffn": spec.d_ff,
+        "vocab": spec.vocab_size,
+        "position": spec.context_length,
+        "head_dim": spec.head_dim,
+    }
+    return sizes[axis.dimension] * axis.sections
 
-    Formula: 12 n_layer d_model^2 + d_model vocab_size (Kaplan et al. 2001.08361, head included).
+
+def matmul_parameters(spec: ModelSpec) -> int:
+    """Parameters that multiply per token: the matrices of the blocks and the head, not the embedding look-up, never 0.
+
+    For GPT-2 this is 12 n_layer d_model^2 + d_model vocab_size (Kaplan et al. 2001.08361, head included).
     """
-    return 12 * spec.n_layer * spec.d_model**2 + spec.d_model * spec.vocab_size
+    block = _matrices(get_family(spec.family).axes(spec).block.values(), spec)
+    return spec.n_layer * block + spec.d_model * spec.vocab_size
 
 
 def flops_per_token(spec: ModelSpec, seq_len_tokens: int) -> float:
-    """FLOPs of forward and backward for one token: 6 N + 6 n_layer d_model seq_len.
+    """FLOPs of forward and backward for one token: 6 N + 6 n_layer n_head head_dim seq_len.
 
     The second term is attention, 12 n_layer d_model seq_len (PaLM, 2204.02311, appendix B), halved because
     causal attention looks at half of the pairs.
     """
-    return 6.0 * matmul_parameters(spec) + 6.0 * spec.n_layer * spec.d_model * seq_len_tokens
+    return 6.0 * matmul_parameters(spec) + 6.0 * spec.n_layer * spec.n_head * spec.head_dim * seq_len_tokens
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -34,3 +53,7 @@ def mfu(flops_per_s_per_device: float, device_name: str) -> float | None:
     """Model FLOPs utilization against the device's dense bf16 peak; None for a device without a known one."""
     peak = next((flops for name, flops in _PEAK_FLOPS.items() if name in device_name), None)
     return flops_per_s_per_device / peak if peak else None
+
+
+def _matrices(parameters: Iterable[Parameter], spec: ModelSpec) -> int:
+    return sum(math.prod(axis_size(a, spec) for a in p.axes) for p in parameters if any(a.role in READING for a in p.axes))

@@ -1,37 +1,66 @@
 """A family: how to build a model of a given shape, where its loss comes from, and what its axes mean."""
 
 import dataclasses
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from raystage.models.axes import AxisTable
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """Everything that fixes a model's tensors. `head_dim` is the same at every size of a run."""
+    """Everything that fixes a model's tensors. `head_dim` is the same at every size of a run.
+
+    `d_ff`: units of the feed-forward layer; `tied`: the head is the token embedding; `rope_theta`: base of the
+    rotary positions, None where positions are learned.
+    """
 
     family: str
     vocab_size: int
     context_length: int
     n_layer: int
     d_model: int
+    n_head: int
+    n_kv_head: int
     head_dim: int
+    d_ff: int
+    tied: bool
+    rope_theta: float | None
     dropout: float
-    eot_id: int
-
-    @property
-    def n_head(self) -> int:
-        return self.d_model // self.head_dim
+    eot_id: int | None
 
 
 class Family(Protocol):
-    axes: AxisTable
+    def width_fits(self, spec: ModelSpec) -> bool:
+        """Whether the transformers class takes this width with these heads."""
+        ...
 
-    def build(self, spec: ModelSpec) -> nn.Module:
-        """A transformers causal LM with fresh initial values from torch's global generator, in float32."""
+    def axes(self, spec: ModelSpec) -> AxisTable:
+        """What the dimensions of each parameter mean."""
+        ...
+
+    def config(self, spec: ModelSpec) -> PretrainedConfig:
+        """The transformers configuration of a fresh model."""
+        ...
+
+    def read(self, config: PretrainedConfig) -> ModelSpec:
+        """The spec of a model that may come from elsewhere. Raises ValueError for one that growth would break."""
+        ...
+
+    def resize(self, config: PretrainedConfig, spec: ModelSpec, layer_sources: Sequence[int | None]) -> PretrainedConfig:
+        """`config` at the sizes of `spec`, all else kept. `layer_sources`: for each new layer the old one it comes from."""
+        ...
+
+    def build(self, config: PretrainedConfig) -> nn.Module:
+        """A causal LM with fresh initial values from torch's global generator, in float32."""
+        ...
+
+    def build_empty(self, config: PretrainedConfig) -> nn.Module:
+        """The same with its parameters on the meta device, to be filled by assignment; buffers are real."""
         ...
 
     def hidden_states(self, model: nn.Module, input_ids_BL: Tensor, mask_B1LL: Tensor | None, position_BL: Tensor | None) -> Tensor:
@@ -43,16 +72,41 @@ class Family(Protocol):
         ...
 
 
-def get_family(name: str) -> Family:
-    """The family of that name. Raises KeyError for an unknown one."""
+def families() -> dict[str, Family]:
+    """Every family by name; the name is the `model_type` of its transformers configuration."""
     from raystage.models.gpt2 import Gpt2
+    from raystage.models.llama import LLAMA, QWEN3
 
-    families: dict[str, Family] = {"gpt2": Gpt2()}
-    return families[name]
+    return {"gpt2": Gpt2(), "llama": LLAMA, "qwen3": QWEN3}
+
+
+def get_family(name: str) -> Family:
+    """The family of that name. Raises ValueError for an unknown one."""
+    known = families()
+    if name not in known:
+        raise ValueError(f"model family {name!r} is unknown; raystage grows {', '.join(known)}")
+    return known[name]
 
 
 def build_model(spec: ModelSpec, seed: int) -> Any:
     """A model of `spec` whose initial values depend on `seed` alone."""
+    family = get_family(spec.family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_family(spec.family).build(spec)
+        return family.build(family.config(spec))
+
+
+def build_with(config: PretrainedConfig, family: Family, parameters: dict[str, Tensor]) -> nn.Module:
+    """A model of `config` whose parameters are these tensors, not copies. Raises ValueError when names or shapes differ."""
+    model = family.build_empty(config)
+    expected = dict(model.named_parameters())
+    missing, extra = sorted(set(expected) - set(parameters)), sorted(set(parameters) - set(expected))
+    if missing or extra:
+        raise ValueError(f"tensors missing: {missing[:3] or 'none'}; not in the model: {extra[:3] or 'none'}")
+    for name, tensor in parameters.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, the model has {tuple(expected[name].shape)}")
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, nn.Parameter(tensor))
+    cast(Any, model).tie_weights()
+    return model

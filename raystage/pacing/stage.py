@@ -4,7 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-ChangeKind = Literal["length", "depth", "width"]
+ChangeKind = Literal["length", "depth", "width", "both"]
+
+# what a change of each kind sets
+CHANGED: dict[ChangeKind, tuple[str, ...]] = {
+    "length": ("seq_len_tokens",),
+    "depth": ("n_layer",),
+    "width": ("d_model",),
+    "both": ("n_layer", "d_model"),
+}
+_NAMES = ("length", "depth", "width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,16 +25,27 @@ class Shape:
     d_model: int
 
     def after(self, change: "Change") -> "Shape":
-        field = {"length": "seq_len_tokens", "depth": "n_layer", "width": "d_model"}[change.kind]
-        return dataclasses.replace(self, **{field: change.to})
+        return dataclasses.replace(self, **{key: value for key, value in dataclasses.asdict(change).items() if value is not None})
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One step of a plan: the new value of the length, the depth or the width."""
+    """One step of a plan: the new length, the new depth or width, or both of these at once. None: stays."""
 
-    kind: ChangeKind
-    to: int
+    seq_len_tokens: int | None = None
+    n_layer: int | None = None
+    d_model: int | None = None
+
+    @property
+    def kind(self) -> ChangeKind:
+        if self.seq_len_tokens is not None:
+            return "length"
+        if self.d_model is None:
+            return "depth"
+        return "width" if self.n_layer is None else "both"
+
+    def __str__(self) -> str:
+        return " and ".join(f"{name} {value}" for name, value in zip(_NAMES, dataclasses.astuple(self), strict=True) if value is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +66,13 @@ class Plan:
 def make_plan(lengths: Sequence[int], depths: Sequence[int], widths: Sequence[int], order: Sequence[ChangeKind] | None = None) -> Plan:
     """A plan through the given values; without an `order`: all lengths, then all depths, then all widths.
 
-    Raises ValueError when `order` does not name each change exactly once.
+    `both` in an order takes the next depth and the next width at once. Raises ValueError when `order` does not take
+    each value exactly once.
     """
-    remaining: dict[ChangeKind, list[int]] = {"length": list(lengths[1:]), "depth": list(depths[1:]), "width": list(widths[1:])}
+    remaining = {"seq_len_tokens": list(lengths[1:]), "n_layer": list(depths[1:]), "d_model": list(widths[1:])}
     if order is None:
-        order = [kind for kind, values in remaining.items() for _ in values]
-    if any(list(order).count(kind) != len(values) for kind, values in remaining.items()):
-        raise ValueError(f"order {list(order)} does not name each change exactly once")
-    changes = tuple(Change(kind, remaining[kind].pop(0)) for kind in order)
+        order = [*["length"] * len(lengths[1:]), *["depth"] * len(depths[1:]), *["width"] * len(widths[1:])]  # type: ignore[list-item]
+    if any(sum(key in CHANGED[kind] for kind in order) != len(values) for key, values in remaining.items()):
+        raise ValueError(f"order {list(order)} does not take each value exactly once")
+    changes = tuple(Change(**{key: remaining[key].pop(0) for key in CHANGED[kind]}) for kind in order)
     return Plan(Shape(lengths[0], depths[0], widths[0]), changes)

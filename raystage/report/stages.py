@@ -7,7 +7,7 @@ from itertools import groupby
 from raystage.tracking.records import Record, RunRecords
 
 LAST_STEPS = 10
-_CHANGES = ("raise_seq_len", "grow_depth", "grow_width")
+_CHANGES = ("raise_seq_len", "grow_depth", "grow_width", "grow_both")
 
 
 @dataclasses.dataclass(frozen=True)

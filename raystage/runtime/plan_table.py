@@ -35,5 +35,5 @@ def _end(config: Config, number: int) -> str:
     change = changes[number]
     if pacing.rule == "table":
         assert pacing.at is not None
-        return f"at {pacing.at[number]:.0%}: {change.kind} {change.to}"
-    return f"slope > {getattr(pacing.thresholds, change.kind)}: {change.kind} {change.to}"
+        return f"at {pacing.at[number]:.0%}: {change}"
+    return f"slope > {getattr(pacing.thresholds, change.kind)}: {change}"

@@ -2,17 +2,18 @@
 
 from raystage.tracking.records import Record
 
-_CHANGES = {"raise_seq_len": ("length", "seq_len_tokens"), "grow_depth": ("depth", "n_layer"), "grow_width": ("width", "d_model")}
+_LENGTH, _DEPTH, _WIDTH = ("length", "seq_len_tokens"), ("depth", "n_layer"), ("width", "d_model")
+_CHANGES = {"raise_seq_len": (_LENGTH,), "grow_depth": (_DEPTH,), "grow_width": (_WIDTH,), "grow_both": (_DEPTH, _WIDTH)}
 
 
 def label(decision: Record) -> str:
-    """Two words: `length 32→64`, `depth 2→4 refused`, `hold`."""
+    """A few words: `length 32→64`, `depth 2→4 refused`, `depth 1→2 width 32→64`, `hold`."""
     refused = " refused" if decision.get("outcome") == "refused" else ""
     kind = decision["kind"]
     if kind not in _CHANGES:
         return f"{kind}{refused}"
-    name, key = _CHANGES[kind]
-    return f"{name} {decision['from'][key]}→{decision['to'][key]}{refused}"
+    changes = (f"{name} {decision['from'][key]}→{decision['to'][key]}" for name, key in _CHANGES[kind])
+    return " ".join(changes) + refused
 
 
 def reason(decision: Record) -> str:

@@ -88,6 +88,7 @@ class RunRecords:
     val: list[Record]
     ends: list[Record]
     decisions: list[Record]
+    pauses: list[Record]
 
     @classmethod
     def load(cls, run_dir: str | Path) -> "RunRecords":
@@ -101,7 +102,7 @@ class RunRecords:
             return [record for record in metrics if record.get("kind") == kind]
 
         decisions = read_records(folder / DECISIONS_FILE)
-        return cls(starts=of("start"), train=of("train"), checks=of("check"), val=of("val"), ends=of("end"), decisions=decisions)
+        return cls(of("start"), of("train"), of("check"), of("val"), of("end"), decisions, of("pause"))
 
 
 def _parsed(line: bytes, where: str) -> Record:

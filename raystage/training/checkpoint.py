@@ -13,9 +13,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
-from raystage.data.durable import sync_to_disk
-from raystage.growth.tensors import Moments, TrainingTensors
+from raystage.data.durable import whole_folder
+from raystage.growth.tensors import OptimizerState, TrainingTensors
 from raystage.training.manifest import Manifest, read_manifest
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
@@ -43,19 +44,8 @@ class CheckpointStore:
         """Writes one checkpoint; the folder appears when all of it is on disk."""
         suffix = f"-{manifest.reason}" if manifest.pinned else f"-{manifest.position}"
         target = self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
-        partial = self.folder / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(_contiguous(tensors.parameters), partial / MODEL_FILE, metadata={"format": "pt"})
-        save_file(_contiguous(_flatten(tensors.moments)), partial / OPTIMIZER_FILE)
-        model.config.save_pretrained(partial)  # type: ignore[union-attr, operator]
-        files = {name: _digest(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
-        (partial / MANIFEST_FILE).write_text(dataclasses.replace(manifest, files=files).to_json())
-        for path in partial.iterdir():
-            sync_to_disk(path)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        sync_to_disk(self.folder)
+        with whole_folder(target, replace=True) as partial:
+            write_checkpoint(partial, manifest, model.config, tensors)  # type: ignore[arg-type]
         return target
 
     def folders(self) -> list[Path]:
@@ -94,7 +84,7 @@ class CheckpointStore:
             torn = set(self.folders()) - {stored.folder for stored in readable}
             on_damage += [f"checkpoint {folder.name} has no readable manifest; it is passed over" for folder in sorted(torn)]
         for stored in reversed(readable):
-            damaged = [name for name, digest in stored.manifest.files.items() if not _matches(stored.folder / name, digest)]
+            damaged = damaged_files(stored)
             if not damaged:
                 return stored
             if on_damage is not None:
@@ -112,16 +102,27 @@ class CheckpointStore:
                 shutil.rmtree(stored.folder)
 
 
+def damaged_files(stored: Stored) -> list[str]:
+    """The files of a checkpoint that do not match their checksums."""
+    return [name for name, digest in stored.manifest.files.items() if not _matches(stored.folder / name, digest)]
+
+
+def write_checkpoint(folder: Path, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> None:
+    """Writes the files of one checkpoint into an empty folder, the manifest last."""
+    save_file(_contiguous(tensors.parameters), folder / MODEL_FILE, metadata={"format": "pt"})
+    save_file(_contiguous(_flatten(tensors.states)), folder / OPTIMIZER_FILE, metadata={"optimizer": tensors.optimizer})
+    config.save_pretrained(folder)
+    files = {name: _digest(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+    (folder / MANIFEST_FILE).write_text(dataclasses.replace(manifest, files=files).to_json())
+
+
 def load_tensors(folder: Path) -> TrainingTensors:
-    """The parameters and moments of a checkpoint, on the CPU. Raises CheckpointError."""
-    parameters = read_safetensors(folder / MODEL_FILE)
-    moments: dict[str, Moments] = {}
-    flat = read_safetensors(folder / OPTIMIZER_FILE)
-    for key in flat:
-        kind, _, name = key.partition(":")
-        if kind == "step":
-            moments[name] = Moments(flat[f"exp_avg:{name}"], flat[f"exp_avg_sq:{name}"], flat[key])
-    return TrainingTensors(parameters, moments)
+    """The parameters and optimizer state of a checkpoint, on the CPU. Raises CheckpointError."""
+    states: dict[str, OptimizerState] = {}
+    for key, tensor in read_safetensors(folder / OPTIMIZER_FILE).items():
+        field, _, name = key.partition(":")
+        states.setdefault(name, {})[field] = tensor
+    return TrainingTensors(read_safetensors(folder / MODEL_FILE), states, _metadata(folder / OPTIMIZER_FILE)["optimizer"])
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -133,9 +134,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read ({error}); is it a safetensors file?") from None
 
 
-def _flatten(moments: dict[str, Moments]) -> dict[str, Tensor]:
-    fields = ("exp_avg", "exp_avg_sq", "step")
-    return {f"{field}:{name}": getattr(m, field) for name, m in moments.items() for field in fields}
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def _flatten(states: dict[str, OptimizerState]) -> dict[str, Tensor]:
+    return {f"{field}:{name}": tensor for name, fields in states.items() for field, tensor in fields.items()}
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,10 +4,10 @@ import dataclasses
 
 from raystage.devices.ranks import Ranks
 from raystage.pacing.controller import Decision
-from raystage.pacing.stage import Change, ChangeKind
+from raystage.pacing.stage import Change
 
-_KINDS: tuple[ChangeKind, ...] = ("length", "depth", "width")
 _SAVE, _STOP = 1, 2
+_STAYS = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +23,15 @@ class Orders:
 def share_orders(ranks: Ranks, orders: Orders) -> Orders:
     """Rank 0's orders on every rank; those of the others are ignored. Slope and trigger stay on rank 0."""
     decision = orders.decision
-    head = (
-        [decision.decision_id, _KINDS.index(decision.change.kind), decision.change.to, decision.effective_step]
-        if decision
-        else [0, 0, 0, 0]
-    )
+    head = [decision.decision_id, decision.effective_step, *_of_change(decision.change)] if decision else [0, 0, _STAYS, _STAYS, _STAYS]
     flags = _SAVE * orders.save + _STOP * orders.stop
-    decision_id, kind, to, effective_step, flags, elapsed_ms = ranks.from_first([*head, flags, round(orders.elapsed_s * 1000)])
+    *head, flags, elapsed_ms = ranks.from_first([*head, flags, round(orders.elapsed_s * 1000)])
     if not ranks.is_first:
-        change = Change(_KINDS[kind], to)
+        decision_id, effective_step, *values = head
+        change = Change(*(None if value == _STAYS else value for value in values))
         decision = Decision(decision_id, change, 0, effective_step, "slope", None, None) if decision_id else None
     return Orders(decision, bool(flags & _SAVE), bool(flags & _STOP), elapsed_ms / 1000)
+
+
+def _of_change(change: Change) -> list[int]:
+    return [_STAYS if value is None else value for value in dataclasses.astuple(change)]

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from raystage.config.duration import Duration
-from raystage.config.schema import Growth
+from raystage.config.schema import GrowthMethod
 from raystage.pacing.stage import Change, Shape
 
 
@@ -39,19 +39,22 @@ class Counters:
             effective_tokens=self.effective_tokens + tokens,
         )
 
-    def after_growth(self, change: Change, before: Shape, growth: Growth, progress: float) -> "Counters":
+    def after_growth(self, change: Change, before: Shape, growth: GrowthMethod, progress: float) -> "Counters":
         """The clock put back to where a from-scratch model of the new size would have this loss.
 
-        rho for a doubling (Shen et al. 2203.06211: depth 0.70, width 0.55); a factor of 2^n counts n times.
+        rho for a doubling (Shen et al. 2203.06211: depth 0.70, width 0.55, both at once 0.40); a factor of 2^n counts n times.
+        Both at once by unlike factors counts the part they share as both and the rest by itself. Growth from no layers counts as
+        from one.
         """
-        if change.kind == "depth":
-            rho, factor = growth.rho_depth, change.to / before.n_layer
-        else:
-            rho, factor = growth.rho_width, change.to / before.d_model
-        rho = rho ** math.log2(factor)
-        position = (progress - self.lr_shift) * rho
+        deeper = math.log2((change.n_layer or before.n_layer or 1) / (before.n_layer or 1))
+        wider = math.log2((change.d_model or before.d_model) / before.d_model)
+        shared = min(deeper, wider)
+        rho = growth.rho_both**shared * growth.rho_depth ** (deeper - shared) * growth.rho_width ** (wider - shared)
         return dataclasses.replace(
-            self, effective_tokens=self.effective_tokens * rho, lr_shift=progress - position, grown_at_step=self.step
+            self,
+            effective_tokens=self.effective_tokens * rho,
+            lr_shift=progress - (progress - self.lr_shift) * rho,
+            grown_at_step=self.step,
         )
 
     def progress(self, duration: Duration) -> float:

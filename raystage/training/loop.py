@@ -27,13 +27,14 @@ from raystage.training.job import Job
 from raystage.training.learning_rate import learning_rate_factor, rewarm_factor
 from raystage.training.manifest import Manifest
 from raystage.training.optimizer import set_learning_rate
-from raystage.training.policy import policy_of
+from raystage.training.policy import peak_lr, policy_of
 from raystage.training.ports import Recorder, RemoteController
+from raystage.training.saver import Saver
 from raystage.training.start import start_state
 from raystage.training.step import train_step
-from raystage.training.transition import TransitionReport, apply_growth, apply_length
+from raystage.training.transition import apply_growth, apply_length
 
-_DECISION_KINDS = {"length": "raise_seq_len", "depth": "grow_depth", "width": "grow_width"}
+_DECISION_KINDS = {"length": "raise_seq_len", "depth": "grow_depth", "width": "grow_width", "both": "grow_both"}
 
 
 class TrainingError(RuntimeError):
@@ -81,6 +82,7 @@ class Loop:
         self._order = RowOrder(len(self._rows), config.seed)
         self._validation_rows = job.corpus.validation_rows(config.model.context_length)
         self._store = CheckpointStore(job.run_dir)
+        self._saver = Saver(self._store, config.checkpoint)
         self._state = start_state(job, resume, device, ranks)
         self._decisions = list(resume.manifest.decisions) if resume else []
         self._coordinator = self._make_coordinator(resume)
@@ -97,6 +99,12 @@ class Loop:
     def run(self) -> bool:
         """Trains to the end of the duration. False when it stopped before, on request."""
         self._record({"kind": "start", "step": self._state.counters.step, **self._stamp(), "device": self._device.name})
+        try:
+            return self._train()
+        finally:
+            self._saver.wait()
+
+    def _train(self) -> bool:
         while self._progress() < 1.0:
             if self._decision is not None:
                 self._change_stage(self._decision)
@@ -117,7 +125,7 @@ class Loop:
         if self._config.model.dropout > 0:
             # a step's dropout depends on its number alone, so that a resumed run repeats it
             torch.manual_seed((self._config.seed * 1_000_003 + step) * 4099 + self._ranks.rank)
-        lr = settings.optimizer.lr * self._rate_factor(step, progress)
+        lr = peak_lr(self._config, state.shape) * self._rate_factor(step, progress)
         set_learning_rate(state.machinery.optimizer, lr)
         cut_ = cut(counters.cursor, self._n_sequences(), seq_len_tokens, self._config.model.context_length, self._config.pacing.cutting)
         mine = rank_slice(len(cut_.position), self._ranks.rank, self._ranks.world_size)
@@ -245,8 +253,8 @@ class Loop:
     def _rows_at_once(self) -> int:
         return max(1, self._config.training.micro_batch_tokens // self._config.model.context_length)
 
-    def _save(self, reason: str, pinned: bool = False) -> None:
-        """Rank 0 writes; the others go on, since their state is the same."""
+    def _save(self, reason: str, pinned: bool = False, frozen: bool = False) -> None:
+        """Rank 0 writes; the others go on, since their state is the same. `frozen`: nobody changes it while it is written."""
         self._saved_s = time.perf_counter()
         if self._outside is None:
             return
@@ -271,22 +279,24 @@ class Loop:
             mlflow_run_id=self._outside.tracking_run_id(),
             val_loss=self._val_loss,
         )
-        self._store.save(manifest, state.machinery.model, state.machinery.tensors())
-        self._store.retire(self._config.checkpoint.keep_last, self._config.checkpoint.keep_best)
+        self._saver.save(manifest, state.machinery.model, state.machinery.tensors(), frozen=frozen)
 
     # -- changes of stage
 
     def _change_stage(self, decision: Decision) -> None:
         """Applies a decision before the step it takes effect with: validate, pin, change, record, save."""
         self._validate(stage_end=True)
-        before, counters = self._state.shape, self._state.counters
+        before, counters, begin_s = self._state.shape, self._state.counters, time.perf_counter()
         if decision.change.kind == "length":
             self._state, report = apply_length(self._state, decision)
         else:
-            self._save(f"before-{decision.decision_id}", pinned=True)
+            # growth leaves the old tensors as they are, so they are written while it works
+            self._save(f"before-{decision.decision_id}", pinned=True, frozen=True)
             self._state, report = apply_growth(
                 self._state, decision, self._config, self._job.duration, self._device, self._ranks, self._probe_loss
             )
+            if report.outcome == "refused":
+                self._saver.wait()  # training goes on with the tensors that are being written
         self._decision, self._slope = None, None
         record = {
             "decision_id": decision.decision_id,
@@ -304,19 +314,20 @@ class Loop:
             "val_loss": self._val_loss,
             **dataclasses.asdict(report),
         }
-        self._record_decision(record, report)
-        self._save("stage")
-
-    def _record_decision(self, record: dict[str, Any], report: TransitionReport) -> None:
         self._decisions.append(record)
         if self._outside is not None:
             self._outside.recorder.decision(record)
+        self._save("stage")
+        self._record({"kind": "pause", "step": counters.step, "pause_s": time.perf_counter() - begin_s, "attempt": self._job.attempt})
 
     def _probe_loss(self, trainee: nn.Module) -> float:
-        """The fixed probe: the same held-out rows for ever; every rank computes all of it."""
+        """The fixed probe: the same held-out rows for ever, in full float32; every rank computes all of it."""
         numbers = spread_rows(self._validation_rows, self._config.growth.probe_rows)
         batch = whole_rows(self._validation_rows, numbers)
+        training_precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # TF32 rounds more than the gate allows
         total, tokens = summed_loss(trainee, batch, self._device, self._rows_at_once(), self._job.attention_eot_id)
+        torch.set_float32_matmul_precision(training_precision)
         return total / tokens
 
     def _finish(self) -> None:

@@ -10,7 +10,7 @@ from raystage.pacing.controller import Point, State
 from raystage.pacing.stage import Shape
 from raystage.training.counters import Counters
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)

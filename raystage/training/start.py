@@ -9,14 +9,16 @@ import torch
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import ModelSpec, build_model, get_family
+from raystage.models.stored_names import named_as_model
 from raystage.pacing.stage import Shape
-from raystage.training.checkpoint import MANIFEST_FILE, MODEL_FILE, CheckpointError, CheckpointStore, Stored, load_tensors, read_safetensors
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored, load_tensors
 from raystage.training.counters import Counters
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest, read_manifest
 from raystage.training.policy import plan_of
 from raystage.training.state import TrainState, assemble
+from raystage.training.weight_files import has_weights, read_headers, read_weights
 
 
 def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -> TrainState:
@@ -36,11 +38,13 @@ def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -
 
 def find_checkpoint(path: Path) -> Path:
     """A run folder's newest good checkpoint, or `path` itself where it holds a model. Raises CheckpointError."""
-    if (path / MODEL_FILE).is_file():
+    if has_weights(path):
         return path
     stored = CheckpointStore(path).latest_good() if path.is_dir() else None
     if stored is None:
-        raise CheckpointError(f"{path}: no {MODEL_FILE} and no usable checkpoint; give a run folder, a checkpoint or a Hugging Face folder")
+        raise CheckpointError(
+            f"{path}: no safetensors weights and no usable checkpoint; give a run folder, a checkpoint or a Hugging Face folder"
+        )
     return stored.folder
 
 
@@ -65,7 +69,7 @@ def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> Train
     shape = plan_of(job.config).start
     spec = job.spec(shape)
     _check_heads(folder, spec)
-    given = _named_as_model(read_safetensors(folder / MODEL_FILE))
+    given = _read_as_model(folder, spec)
     fresh = {name: p.detach() for name, p in build_model(spec, job.config.seed).named_parameters()}
     if set(given) != set(fresh):
         odd = sorted(set(given) ^ set(fresh))
@@ -73,14 +77,15 @@ def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> Train
             f"{folder}: its tensors are not those of {spec.n_layer} {spec.family} layers ({odd[0]} and {len(odd) - 1} more differ)"
         )
     parameters = {name: _fit_rows(folder, name, given[name], fresh[name]) for name in fresh}
-    machinery = assemble(spec, job.config, device, ranks, TrainingTensors(parameters, {}))
+    machinery = assemble(spec, job.config, device, ranks, TrainingTensors(parameters))
     return TrainState(machinery, shape, 0, Counters())
 
 
 def _check_heads(folder: Path, spec: ModelSpec) -> None:
     """Tensors cut into another number of heads have the same shapes and mean something else."""
     try:
-        heads = json.loads((folder / "config.json").read_text()).get("n_head", spec.n_head)
+        config = json.loads((folder / "config.json").read_text())
+        heads = config.get("n_head", config.get("num_attention_heads", spec.n_head))
     except (OSError, ValueError):
         return
     if heads != spec.n_head:
@@ -89,21 +94,19 @@ def _check_heads(folder: Path, spec: ModelSpec) -> None:
         )
 
 
-def _named_as_model(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Hub checkpoints of GPT-2 leave out the prefix, and some hold the tied head and attention's mask too."""
-    kept = {
-        name: t.float()
-        for name, t in tensors.items()
-        if name != "lm_head.weight" and not name.endswith((".attn.bias", ".attn.masked_bias"))
-    }
-    return {name if name.startswith("transformer.") else f"transformer.{name}": t for name, t in kept.items()}
+def _read_as_model(folder: Path, spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """The folder's parameters in float32, by the names of a model of `spec`."""
+    headers = read_headers(folder)
+    names = named_as_model(headers, get_family(spec.family).axes(spec), spec.tied)
+    return {names[stored]: tensor.float() for stored, tensor in read_weights(headers, names).items()}
 
 
 def _fit_rows(folder: Path, name: str, given: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
     """A vocabulary padded beyond the given one keeps fresh rows there; any other difference is an error."""
     if given.shape == fresh.shape:
         return given
-    if name.endswith("wte.weight") and given.shape[1] == fresh.shape[1] and given.shape[0] < fresh.shape[0]:
+    is_vocabulary = name.endswith(("wte.weight", "embed_tokens.weight", "lm_head.weight"))
+    if is_vocabulary and given.shape[1] == fresh.shape[1] and given.shape[0] < fresh.shape[0]:
         return torch.cat([given, fresh[given.shape[0] :]])
     raise CheckpointError(
         f"{folder}: {name} has shape {tuple(given.shape)}, the first stage's model {tuple(fresh.shape)}; "

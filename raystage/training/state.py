@@ -10,11 +10,11 @@ from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
 from raystage.models.count import count_parameters
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import ModelSpec, build_model, build_with, get_family
 from raystage.models.trainee import Trainee
 from raystage.pacing.stage import Shape
 from raystage.training.counters import Counters
-from raystage.training.optimizer import make_optimizer, read_tensors, write_tensors
+from raystage.training.optimizer import make_optimizer, put_states, read_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Machinery:
     spec: ModelSpec
     trainee: Trainee
     wrapped: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     n_parameters: int
 
     @property
@@ -46,11 +46,16 @@ class TrainState:
 
 
 def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tensors: TrainingTensors | None = None) -> Machinery:
-    """The model of `spec` on the device, with these tensors or else fresh ones from the run's seed."""
-    model = build_model(spec, config.seed).to(device.torch_device)
+    """The model of `spec` on the device, with these tensors, which become its own, or else fresh ones from the run's seed.
+
+    Raises ValueError for the tensors of another model or optimizer.
+    """
+    family = get_family(spec.family)
+    model = build_with(family.config(spec), family, tensors.parameters) if tensors else build_model(spec, config.seed)
+    model = model.to(device.torch_device)
     optimizer = make_optimizer(model, config.training.optimizer)
     if tensors is not None:
-        write_tensors(tensors, model, optimizer)
+        put_states(tensors, model, optimizer)
     trainee = Trainee(model, spec).train()
     wrapped: nn.Module = trainee
     if config.training.compile:

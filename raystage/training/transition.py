@@ -11,7 +11,9 @@ from raystage.config.schema import Config
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth import grow
+from raystage.growth.gate import holds
 from raystage.pacing.controller import Decision
+from raystage.training.policy import method_of, peak_lr, spec_of
 from raystage.training.state import TrainState, assemble
 
 Probe = Callable[[nn.Module], float]
@@ -19,11 +21,18 @@ Probe = Callable[[nn.Module], float]
 
 @dataclasses.dataclass(frozen=True)
 class TransitionReport:
-    """What a change did; the probe losses are None where the model stayed as it was."""
+    """What a change did; the probe losses are None where the model stayed as it was.
+
+    After a growth: the peak rate of the new size, the share of the duration at which the schedule goes on, and the
+    steps of warmup.
+    """
 
     outcome: Literal["applied", "refused"]
     probe_before: float | None = None
     probe_after: float | None = None
+    lr_peak: float | None = None
+    lr_position: float | None = None
+    rewarm_steps: int | None = None
 
 
 def apply_length(state: TrainState, decision: Decision) -> tuple[TrainState, TransitionReport]:
@@ -41,19 +50,22 @@ def apply_growth(
     """
     old = state.machinery
     shape = state.shape.after(decision.change)
-    spec = dataclasses.replace(old.spec, n_layer=shape.n_layer, d_model=shape.d_model)
-    noise_scale = config.growth.noise_scale if config.growth.symmetry == "noise" else 0.0
-    seed = growth_seed(config.seed, decision.decision_id)
-    tensors = grow(old.tensors(), old.spec, spec, noise_scale=noise_scale, seed=seed)
-    new = assemble(spec, config, device, ranks, tensors)
+    spec = spec_of(config, shape, old.spec.vocab_size, old.spec.eot_id)
+    method = method_of(config, decision.decision_id)
+    new = assemble(spec, config, device, ranks, grow(old.tensors(), old.spec, spec, method))
     before, after = probe(old.trainee), probe(new.trainee)
-    # not (a <= b), so that a loss that is not a number is refused too
-    if not abs(after - before) <= config.growth.probe_tolerance * abs(before):
+    passes = holds(before, after, config.growth.probe_tolerance, method.preserves(old.spec, spec))
+    # rank 0's word counts: ranks of unlike hardware may stand on either side of the tolerance
+    if not ranks.from_first([int(passes)])[0]:
         return dataclasses.replace(state, position=state.position + 1), TransitionReport("refused", before, after)
-    counters = state.counters.after_growth(decision.change, state.shape, config.growth, state.counters.progress(duration))
-    return TrainState(new, shape, state.position + 1, counters), TransitionReport("applied", before, after)
-
-
-def growth_seed(run_seed: int, decision_id: int) -> int:
-    """The seed of one growth, the same on every rank and in every repetition."""
-    return run_seed * 1_000_003 + decision_id
+    progress = state.counters.progress(duration)
+    counters = state.counters.after_growth(decision.change, state.shape, config.growth, progress)
+    report = TransitionReport(
+        "applied",
+        before,
+        after,
+        lr_peak=peak_lr(config, shape),
+        lr_position=progress - counters.lr_shift,
+        rewarm_steps=config.growth.rewarm_steps,
+    )
+    return TrainState(new, shape, state.position + 1, counters), report

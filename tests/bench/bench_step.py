@@ -16,7 +16,21 @@ from raystage.training.step import train_step
 from tests.bench.result import Result, paired
 
 STEPS, ROWS, LENGTH = 8, 8, 256
-SPEC = ModelSpec("gpt2", vocab_size=4096, context_length=LENGTH, n_layer=4, d_model=256, head_dim=32, dropout=0.0, eot_id=0)
+SPEC = ModelSpec(
+    family="gpt2",
+    vocab_size=4096,
+    context_length=LENGTH,
+    n_layer=4,
+    d_model=256,
+    n_head=8,
+    n_kv_head=8,
+    head_dim=32,
+    d_ff=1024,
+    tied=True,
+    rope_theta=None,
+    dropout=0.0,
+    eot_id=0,
+)
 
 
 def run() -> Result:

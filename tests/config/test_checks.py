@@ -42,8 +42,40 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["pacing.depths=[2, 8]"], "pacing.depths=[2, 8]: 8 is above model.n_layer=4"),
         (["pacing.depths=[1, 2]"], "pacing.depths=[1, 2]: must end at model.n_layer=4"),
         (["pacing.widths=[64, 256]"], "pacing.widths=[64, 256]: 256 is above model.d_model=128"),
-        ([*WIDE, "pacing.widths=[96, 128]"], "pacing.widths=[96, 128]: 128 is no whole multiple of 96"),
-        ([*WIDE, "pacing.widths=[16, 128]"], "pacing.widths=[16, 128]: 16 splits a head of 32 (model.d_model / model.n_head)"),
+        (
+            [*WIDE, "pacing.widths=[16, 128]"],
+            "pacing.widths=[16, 128]: 16 has no whole share of model.n_head=4; multiples of 32 do",
+        ),
+        (
+            [*WIDE, "model.family=llama", "model.n_kv_head=2", "pacing.widths=[32, 128]"],
+            "pacing.widths=[32, 128]: 32 has no whole share of model.n_kv_head=2; multiples of 64 do",
+        ),
+        (
+            [*WIDE, "model.d_ff=290", "pacing.widths=[32, 96, 128]"],
+            "pacing.widths=[32, 96, 128]: 32 has no whole share of model.d_ff=290",
+        ),
+        # families
+        (["model.n_kv_head=2"], "model.n_kv_head=2: gpt2 has none of its own; leave it null"),
+        (["model.head_dim=64"], "model.head_dim=64: gpt2 has none of its own; leave it null"),
+        (["model.family=llama", "model.n_kv_head=3"], "model.n_kv_head=3: must divide model.n_head=4; 2 does"),
+        (["model.family=llama", "model.head_dim=7"], "model.head_dim=7: rotary positions need an even number of channels a head"),
+        # growth
+        (
+            ["growth.new_layers=copy", "pacing.depths=[0, 4]"],
+            "growth.new_layers=copy: the first of pacing.depths has no layer to copy; use fresh or identity",
+        ),
+        (
+            ["growth.peak_lrs=[0.01, 0.002]", "pacing.depths=[1, 4]"],
+            "growth.peak_lrs=[0.01, 0.002]: needs 2 rates, one a model size, the last training.optimizer.lr=0.001",
+        ),
+        (
+            ["growth.peak_lrs=[0.001]", *WIDE, "pacing.depths=[1, 4]", "pacing.widths=[64, 128]", "pacing.order=[both]"],
+            "growth.peak_lrs=[0.001]: needs 2 rates",
+        ),
+        (
+            ["pacing.depths=[1, 4]", "pacing.order=[both]"],
+            "pacing.order=['both']: the lists ask for 0 x length, 1 x depth, 0 x width (both",
+        ),
         # order and table
         (
             ["pacing.lengths=[64, 256]", "pacing.order=[depth]"],

@@ -135,7 +135,7 @@ WHOLE = "must be a whole number"
         ("training.compile='yes'", "training.compile='yes': must be true or false"),
         ("training.precision=fp16", "training.precision='fp16': must be one of float32, bf16"),
         ("training.precision=null", "training.precision=null: must be one of float32, bf16"),
-        ("model.family=gpt5", "model.family='gpt5': must be gpt2"),
+        ("model.family=gpt5", "model.family='gpt5': must be one of gpt2, llama, qwen3"),
         ("storage=", "storage=null: must be text of at least 1 character"),
         ("name=12", "name=12: must be text of 1 to 100 characters"),
         ("name=../up", "name='../up': must be text of 1 to 100 characters, matching ^[A-Za-z0-9]"),

@@ -12,7 +12,7 @@ import pytest
 from raystage.pacing.controller import Check, Decision, Point, State, observe
 from raystage.pacing.curve import MAX_BINS
 from raystage.pacing.policy import Policy
-from raystage.pacing.stage import make_plan
+from raystage.pacing.stage import Change, make_plan
 from tests.pacing.curves import BATCH_TOKENS, PowerLaw, ar1, compute_at, crossing_at, length_plan, run, slope_policy
 
 FLAT = PowerLaw(0.0, 0.3, 3.0)
@@ -184,7 +184,7 @@ def test_a_refused_change_passes_and_the_next_one_follows() -> None:
     plan = make_plan([32], [1, 2], [32, 64], ["depth", "width"])
     policy = slope_policy(plan)
     made = run(policy, [FLAT, FLAT], np.zeros(500))
-    assert [(d.decision_id, d.change.kind, d.change.to) for d in made.decisions] == [(1, "depth", 2), (2, "width", 64)]
+    assert [(d.decision_id, d.change) for d in made.decisions] == [(1, Change(n_layer=2)), (2, Change(d_model=64))]
     assert {check.reason for check in made.checks if check.stage == 2} == {"plan complete"}
 
 

@@ -9,8 +9,9 @@ from raystage.report.marks import spread
 from raystage.report.run import load_runs
 from raystage.report.stages import stages_of, total
 from raystage.tracking import units
+from raystage.tracking.decision_text import label
 from raystage.tracking.records import RunRecords
-from tests.made_run import STAGES, made_records, write_lines, write_made_run
+from tests.made_run import STAGES, MadeStage, made_records, write_lines, write_made_run
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,13 @@ def test_stages_know_their_end(records: RunRecords) -> None:
     ]
     ends = [record["val_loss"] for record in records.val if record["stage_end"]]
     assert [stage.val_loss for stage in stages] == ends
+
+
+def test_growth_of_both_at_once_ends_a_stage_and_is_named(tmp_path: Path) -> None:
+    folder = write_made_run(tmp_path / "run", (STAGES[0], MadeStage(32, 4, 128, 90)))
+    (first, _) = stages_of(RunRecords.load(folder))
+    assert first.ended_by is not None
+    assert (first.ended_by["kind"], label(first.ended_by)) == ("grow_both", "depth 2→4 width 64→128")
 
 
 def test_a_stage_does_not_take_its_neighbours_decision(records: RunRecords) -> None:

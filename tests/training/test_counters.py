@@ -21,12 +21,14 @@ def test_steps_add_up() -> None:
 @pytest.mark.parametrize(
     ("change", "rho"),
     [
-        (Change("depth", 4), 0.7),
-        (Change("depth", 6), 0.56818),  # 0.7 ** log2(3)
-        (Change("depth", 8), 0.49),
-        (Change("width", 128), 0.55),
-        (Change("width", 192), 0.38770),  # 0.55 ** log2(3)
-        (Change("width", 256), 0.3025),
+        (Change(n_layer=4), 0.7),
+        (Change(n_layer=6), 0.56818),  # 0.7 ** log2(3)
+        (Change(n_layer=8), 0.49),
+        (Change(d_model=128), 0.55),
+        (Change(d_model=192), 0.38770),  # 0.55 ** log2(3)
+        (Change(d_model=256), 0.3025),
+        (Change(n_layer=4, d_model=128), 0.40),
+        (Change(n_layer=8, d_model=128), 0.28),  # both once, then depth once more
     ],
 )
 def test_growth_puts_the_effective_tokens_back_by_rho_a_doubling(change: Change, rho: float) -> None:
@@ -41,21 +43,21 @@ def test_growth_puts_the_effective_tokens_back_by_rho_a_doubling(change: Change,
 
 def test_two_doublings_are_one_factor_of_four() -> None:
     counters = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0)
-    twice = counters.after_growth(Change("depth", 4), BEFORE, GROWTH, 0.5)
-    twice = twice.after_growth(Change("depth", 8), dataclasses.replace(BEFORE, n_layer=4), GROWTH, 0.5)
-    once = counters.after_growth(Change("depth", 8), BEFORE, GROWTH, 0.5)
+    twice = counters.after_growth(Change(n_layer=4), BEFORE, GROWTH, 0.5)
+    twice = twice.after_growth(Change(n_layer=8), dataclasses.replace(BEFORE, n_layer=4), GROWTH, 0.5)
+    once = counters.after_growth(Change(n_layer=8), BEFORE, GROWTH, 0.5)
     assert twice.effective_tokens == pytest.approx(once.effective_tokens)
     assert twice.lr_shift == pytest.approx(once.lr_shift)
 
 
 def test_a_rho_of_one_moves_nothing() -> None:
     counters = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0)
-    grown = counters.after_growth(Change("width", 128), BEFORE, Growth(rho_width=1.0), 0.5)
+    grown = counters.after_growth(Change(d_model=128), BEFORE, Growth(rho_width=1.0), 0.5)
     assert grown == dataclasses.replace(counters, grown_at_step=40)
 
 
 def test_after_growth_the_effective_clock_runs_on() -> None:
-    grown = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0).after_growth(Change("depth", 4), BEFORE, GROWTH, 0.5)
+    grown = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0).after_growth(Change(n_layer=4), BEFORE, GROWTH, 0.5)
     later = grown.after_step(100, 0, 100, 1.0)
     assert (later.effective_tokens, later.tokens_seen, later.grown_at_step) == (pytest.approx(800.0), 1100, 40)
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from raystage.training import transition
-from raystage.training.checkpoint import CheckpointStore
 from raystage.training.loop import TrainingError
 from tests.training.made_run import configure, losses, train_here
 
@@ -30,25 +28,6 @@ def test_the_records_tell_the_whole_run(folder: Path) -> None:
     for decision in records.decisions[1:]:
         assert decision["probe_after"] == pytest.approx(decision["probe_before"], rel=1e-5)
     assert len(records.ends) == 1
-
-
-def test_a_growth_that_moves_the_loss_is_refused_and_training_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = transition.grow
-
-    def broken(state, before, after, **kwargs):  # type: ignore[no-untyped-def]
-        grown = honest(state, before, after, **kwargs)
-        if after.d_model != before.d_model:
-            grown.parameters["transformer.wte.weight"].mul_(1.5)
-        return grown
-
-    monkeypatch.setattr(transition, "grow", broken)
-    records = train_here(configure(folder, ["name=refused"]))
-    assert [d["outcome"] for d in records.decisions] == ["applied", "applied", "refused"]
-    assert records.train[-1]["d_model"] == 16
-    assert len(records.train) == 60
-    stored = CheckpointStore(folder / "runs" / "refused").latest_good()
-    assert stored is not None
-    assert (stored.manifest.shape.d_model, stored.manifest.position) == (16, 3)
 
 
 def test_truncation_drops_and_counts_what_segments_keep(folder: Path) -> None:

@@ -17,12 +17,12 @@ def test_null_lists_stay_at_the_target() -> None:
 def test_lists_make_a_plan_in_their_order() -> None:
     plan = plan_of(from_tree({}, [*PATHS, "pacing.order=[depth, length, width, length]"]))
     assert plan.start == Shape(64, 1, 64)
-    assert plan.changes == (Change("depth", 4), Change("length", 128), Change("width", 128), Change("length", 256))
+    assert plan.changes == (Change(n_layer=4), Change(seq_len_tokens=128), Change(d_model=128), Change(seq_len_tokens=256))
 
 
 def test_one_list_alone_leaves_the_others_at_the_target() -> None:
     plan = plan_of(from_tree({}, ["pacing.depths=[2, 4]"]))
-    assert (plan.start, plan.changes) == (Shape(256, 2, 128), (Change("depth", 4),))
+    assert (plan.start, plan.changes) == (Shape(256, 2, 128), (Change(n_layer=4),))
 
 
 def test_null_dwells_are_steps_worth_of_tokens() -> None:
@@ -40,9 +40,13 @@ def test_given_values_are_taken_zero_included() -> None:
 
 
 def test_thresholds_by_kind_and_the_rest_of_the_slope_rule() -> None:
-    overrides = ["pacing.thresholds={length: -0.3, depth: -0.2, width: -0.1}", "pacing.confidence=0.9", "pacing.checks_in_a_row=3"]
+    overrides = [
+        "pacing.thresholds={length: -0.3, depth: -0.2, width: -0.1, both: -0.05}",
+        "pacing.confidence=0.9",
+        "pacing.checks_in_a_row=3",
+    ]
     policy = policy_of(from_tree({}, [*overrides, "pacing.window_fraction=0.4"]))
-    assert policy.thresholds == {"length": -0.3, "depth": -0.2, "width": -0.1}
+    assert policy.thresholds == {"length": -0.3, "depth": -0.2, "width": -0.1, "both": -0.05}
     assert (policy.rule, policy.confidence, policy.checks_in_a_row, policy.window_fraction) == ("slope", 0.9, 3, 0.4)
 
 

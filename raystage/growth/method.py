@@ -1,0 +1,28 @@
+"""How to grow: the choices that the sizes leave open."""
+
+import dataclasses
+from typing import Literal
+
+from raystage.models.family import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """`placement`: new layers after the whole stack, or each after the layer it comes from. `new_layers`: copies whose
+    output projections are zero (identity), plain copies (copy), or fresh initial values with output projections zero (fresh).
+
+    `noise_scale`: standard deviation, relative to the weights, of the noise that tells copied channels apart;
+    0 leaves them equal. `positions`: how a table of learned positions gets longer. `seed`: of noise and fresh values.
+    """
+
+    placement: Literal["stack", "interleave"] = "stack"
+    new_layers: Literal["identity", "copy", "fresh"] = "identity"
+    noise_scale: float = 0.5
+    positions: Literal["repeat", "interpolate"] = "repeat"
+    seed: int = 0
+
+    def preserves(self, before: ModelSpec, after: ModelSpec) -> bool:
+        """Whether the grown model computes the same function, on sequences of up to the old context."""
+        copies = after.n_layer > before.n_layer and self.new_layers == "copy"
+        stretched = after.context_length > before.context_length and before.rope_theta is None and self.positions == "interpolate"
+        return not copies and not stretched and after.rope_theta == before.rope_theta

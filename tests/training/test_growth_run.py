@@ -1,0 +1,133 @@
+"""Growth inside a run: every operator, family and optimizer on the way, the gate, the learning rate afterwards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raystage.growth import TrainingTensors
+from raystage.training import transition
+from raystage.training.checkpoint import CheckpointStore, load_tensors
+from tests.training.made_run import configure, losses, train_here
+
+ONE_GROWTH = ["pacing.lengths=null", "training.duration=30 steps", "validation.every_steps=100"]
+DEEPER = [*ONE_GROWTH, "pacing.widths=null", "pacing.at=[0.5]"]
+WIDER = [*ONE_GROWTH, "pacing.depths=null", "pacing.at=[0.5]"]
+BOTH = [*ONE_GROWTH, "pacing.order=[both]", "pacing.at=[0.5]"]
+LLAMA = ["model.family=llama", "model.n_kv_head=2", "model.tie_embeddings=false"]
+QWEN3 = ["model.family=qwen3", "model.n_kv_head=2", "model.head_dim=16", "model.d_ff=48"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("growth")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    {
+        "both at once": BOTH,
+        "zero layers": [*DEEPER, "pacing.depths=[0, 2]"],
+        "interleave": [*DEEPER, "pacing.depths=[2, 3]", "model.n_layer=3", "growth.placement=interleave"],
+        "fresh": [*DEEPER, "growth.new_layers=fresh"],
+        "llama": [*BOTH, *LLAMA],
+        "llama fraction": [
+            *WIDER,
+            *LLAMA,
+            "model.d_model=64",
+            "model.n_head=8",
+            "model.n_kv_head=4",
+            "model.d_ff=96",
+            "pacing.widths=[48, 64]",
+        ],
+        "gpt2 fraction": [*WIDER, "pacing.widths=[24, 32]"],
+        "qwen3": [*BOTH, *QWEN3],
+        "qwen3 fraction": [*WIDER, *QWEN3, "pacing.widths=[16, 24, 32]", "model.n_head=8", "model.n_kv_head=4", "pacing.at=[0.3, 0.6]"],
+        "sgd": [*BOTH, "training.optimizer={kind: sgd, lr: 0.1}"],
+        "adafactor": [*BOTH, "training.optimizer={kind: adafactor, lr: 0.01}"],
+    }.items(),
+)
+def test_growth_keeps_the_probe_and_training_goes_on(folder: Path, name: str, overrides: list[str]) -> None:
+    records = train_here(configure(folder, [f"name={name.replace(' ', '-')}", *overrides]))
+    assert [d["outcome"] for d in records.decisions] == ["applied"] * len(records.decisions)
+    for decision in records.decisions:
+        assert decision["probe_after"] == pytest.approx(decision["probe_before"], rel=1e-5)
+    before = [r["loss"] for r in records.train if r["stage"] == 0]
+    assert len(records.train) == 30
+    assert sum(r["loss"] for r in records.train[-3:]) / 3 < before[0]
+
+
+def test_both_at_once_is_one_decision(folder: Path) -> None:
+    (decision,) = train_here(configure(folder, ["name=one", *BOTH])).decisions
+    assert decision["kind"] == "grow_both"
+    assert [(d["n_layer"], d["d_model"]) for d in (decision["from"], decision["to"])] == [(1, 16), (2, 32)]
+
+
+def test_copied_layers_move_the_loss_and_say_so(folder: Path) -> None:
+    (decision,) = train_here(configure(folder, ["name=copy", *DEEPER, "growth.new_layers=copy"])).decisions
+    assert decision["outcome"] == "applied"
+    assert abs(decision["probe_after"] - decision["probe_before"]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "adafactor"])
+def test_every_optimizer_resumes_where_it_was(folder: Path, kind: str) -> None:
+    """Killed between growth and end, in effect: a shorter run that is made longer."""
+    settings = [*BOTH, f"training.optimizer={{kind: {kind}, lr: 0.01}}", "training.schedule.kind=constant", "pacing.at=[0.25]"]
+    whole = train_here(configure(folder, [f"name={kind}-whole", *settings, "training.duration=40 steps"]))
+    again = configure(folder, [f"name={kind}-parts", *settings, "training.duration=40 steps"])
+    stops = iter([False, False, False, True])
+    train_here(again, stop_requested=lambda: next(stops, True))
+    assert losses(train_here(again)) == losses(whole)
+
+
+def test_the_rate_afterwards_is_the_targets_and_the_decision_says_so(folder: Path) -> None:
+    overrides = ["name=rates", *BOTH, "growth.peak_lrs=[0.02, 0.005]", "growth.rho_both=0.4", "growth.rewarm_steps=4"]
+    records = train_here(configure(folder, overrides))
+    (decision,) = records.decisions
+    grown_at, warmup = decision["effective_step"], 5
+    rates = {r["step"]: r["lr"] for r in records.train}
+    assert rates[grown_at - 1] == pytest.approx(0.02)
+    assert rates[warmup - 1] == pytest.approx(0.02 * (warmup - 1) / warmup)
+    assert [rates[grown_at + i] for i in range(5)] == pytest.approx([0.00125, 0.0025, 0.00375, 0.005, 0.005])
+    assert (decision["lr_peak"], decision["rewarm_steps"]) == (0.005, 4)
+    assert decision["lr_position"] == pytest.approx(0.4 * (grown_at - 1) / 30)
+
+
+def test_a_growth_that_moves_the_loss_is_undone_bit_for_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on as one that never planned the growth, and the pinned checkpoint is what it goes on from."""
+    never = train_here(
+        configure(
+            folder,
+            ["name=never", *ONE_GROWTH, "pacing.depths=null", "model.d_model=16", "model.n_head=2", "pacing.widths=null", "pacing.at=[]"],
+        )
+    )
+    monkeypatch.setattr(transition, "grow", _broken(transition.grow))
+    records = train_here(configure(folder, ["name=refused", *WIDER]))
+    (decision,) = records.decisions
+    assert decision["outcome"] == "refused"
+    assert abs(decision["probe_after"] - decision["probe_before"]) > 1e-5 * decision["probe_before"]
+    assert (decision["lr_peak"], records.train[-1]["d_model"]) == (None, 16)
+    assert losses(records) == losses(never)
+    pinned, after = (
+        s for s in CheckpointStore(folder / "runs" / "refused").all() if s.manifest.counters.step == decision["effective_step"] - 1
+    )
+    assert (pinned.manifest.pinned, pinned.manifest.position, after.manifest.position) == (True, 0, 1)
+    small, kept = load_tensors(pinned.folder), load_tensors(after.folder)
+    assert all(torch.equal(kept.parameters[name], p) for name, p in small.parameters.items())
+    assert all(torch.equal(kept.states[name][field], t) for name, fields in small.states.items() for field, t in fields.items())
+
+
+def test_a_growth_to_a_loss_that_is_no_number_is_refused_even_where_it_may_move(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transition, "grow", _broken(transition.grow, float("nan")))
+    (decision,) = train_here(configure(folder, ["name=nan", *DEEPER, "growth.new_layers=copy"])).decisions
+    assert decision["outcome"] == "refused"
+
+
+def _broken(honest: Any, factor: float = 1.5) -> Any:
+    def grow(*args: Any, **kwargs: Any) -> TrainingTensors:
+        grown: TrainingTensors = honest(*args, **kwargs)
+        grown.parameters["transformer.wte.weight"].mul_(factor)
+        return grown
+
+    return grow
