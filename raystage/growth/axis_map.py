@@ -49,7 +49,8 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class AxisMap:
-    """`pieces` fill the first `new_size - rest` channels; `value`, `gradient`: factors by old channel, shape (old_size,), float64."""
+    """`pieces` fill the first `new_size - rest` channels; `value`, `gradient`: factors by old channel, shape (old_size,), or (1,)
+    where they are all the same; float64."""
 
     old_size: int
     new_size: int
@@ -73,11 +74,12 @@ def map_axis(axis: Axis, before: ModelSpec, after: ModelSpec, norm: Literal["lay
     if axis.dimension == "embed":
         return _stream_map(axis.role, old_size, new_size, norm)
     if axis.role == "fixed":  # a longer table of positions has been made before (position.py)
-        return AxisMap(new_size, new_size, (Piece(0, 0, new_size, first=0),), *torch.ones(2, new_size, dtype=torch.float64))
+        return AxisMap(new_size, new_size, (Piece(0, 0, new_size, first=0),), *torch.ones(2, 1, dtype=torch.float64))
     index, unit = _units(axis, before, after)
     counts = torch.bincount(torch.tensor(index), minlength=old_size // unit // axis.sections).double()
-    share = (1.0 / counts).repeat_interleave(unit).repeat(axis.sections)
-    one = torch.ones(old_size, dtype=torch.float64)
+    is_even = bool((counts == counts[0]).all())
+    share = 1.0 / counts[:1] if is_even else (1.0 / counts).repeat_interleave(unit).repeat(axis.sections)
+    one = torch.ones(1, dtype=torch.float64)
     value, gradient = {"out": (one, share), "in": (share, one)}[axis.role]
     pieces = _sectioned(_runs(index, unit), axis.sections, old_size // axis.sections, new_size // axis.sections)
     return AxisMap(old_size, new_size, pieces, value, gradient)
@@ -94,7 +96,7 @@ def _stream_map(role: Role, old_size: int, new_size: int, norm: Literal["layer",
         "tied_gain": (1 / (k * s * s), s * s),
         "tied_bias": (1 / (k * s), s),
     }
-    value, gradient = (torch.full((old_size,), factor, dtype=torch.float64) for factor in factors[role])
+    value, gradient = (torch.tensor([factor], dtype=torch.float64) for factor in factors[role])
     pieces = tuple(Piece(0, i * old_size, old_size, copy=i, first=0) for i in range(k))
     rest_value: Rest = "copy" if role in ("read", "gain", "tied_gain") else "zero"
     if role == "write" and norm == "layer":

@@ -41,9 +41,9 @@ def add_cancelling_noise(grown: Tensor, parameter: Parameter, maps: Sequence[Axi
         options.append(later if dim == reading or later else pieces)
     for pieces in itertools.product(*options):
         lengths, starts = [p.length for p in pieces], [p.new for p in pieces]
-        noise = torch.randn(lengths, generator=generator, dtype=grown.dtype).mul_(std).to(grown.device)
-        block(grown, starts, lengths).add_(noise)
+        noise = torch.randn(lengths, generator=generator, dtype=grown.dtype).to(grown.device)
+        block(grown, starts, lengths).add_(noise, alpha=std)
         first = pieces[reading].first
         if first is not None:
             starts[reading] = first
-            block(grown, starts, lengths).sub_(noise)
+            block(grown, starts, lengths).sub_(noise, alpha=std)

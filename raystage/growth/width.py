@@ -1,6 +1,5 @@
 """One tensor through the maps of its axes: values, and the optimizer's means of gradients and of their squares."""
 
-import functools
 import itertools
 from collections.abc import Sequence
 
@@ -37,9 +36,7 @@ def grow_state(state: Tensor, maps: Maps, meaning: Meaning) -> Tensor:
 
 def block(tensor: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
     """The view of `tensor` from `starts`, `lengths` long."""
-    for dim, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        tensor = tensor.narrow(dim, start, length)
-    return tensor
+    return tensor[tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))]
 
 
 def pieces_of(m: AxisMap, rest_value: Rest | None) -> tuple[Piece, ...]:
@@ -54,7 +51,7 @@ def pieces_of(m: AxisMap, rest_value: Rest | None) -> tuple[Piece, ...]:
 
 def _expand(tensor: Tensor, maps: Maps, factors: Sequence[Tensor], rest_value: Rest | None) -> Tensor:
     """Writes every block of the result once; what is made beside it has the old size."""
-    source = functools.reduce(_scaled, enumerate(factors), tensor)
+    source = _scaled(tensor, factors)
     for dim, m in enumerate(maps):
         source = _with_rest(source, dim, m, rest_value)
     grown = tensor.new_empty([m.new_size for m in maps])
@@ -64,12 +61,15 @@ def _expand(tensor: Tensor, maps: Maps, factors: Sequence[Tensor], rest_value: R
     return grown
 
 
-def _scaled(tensor: Tensor, factor: tuple[int, Tensor]) -> Tensor:
-    dim, by_channel = factor
-    if bool((by_channel == 1).all()):
-        return tensor
-    shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
-    return tensor * by_channel.to(tensor.device, tensor.dtype).reshape(shape)
+def _scaled(tensor: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    scale = 1.0
+    for dim, by_channel in enumerate(factors):
+        if by_channel.numel() == 1:
+            scale *= float(by_channel)
+        else:
+            shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
+            tensor = tensor * by_channel.to(tensor.device, tensor.dtype).reshape(shape)
+    return tensor if scale == 1 else tensor * scale
 
 
 def _with_rest(tensor: Tensor, dim: int, m: AxisMap, rest_value: Rest | None) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from raystage.models.axes import AxisTable
 
@@ -94,6 +95,14 @@ def build_model(spec: ModelSpec, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return family.build(family.config(spec))
+
+
+def build_on_meta(family: Family, config: PretrainedConfig) -> nn.Module:
+    """A model without memory, which takes no time to draw initial values for."""
+    with torch.device("meta"), no_init_weights():
+        model = family.build(config)
+    cast(Any, model).tie_weights()
+    return model
 
 
 def build_with(config: PretrainedConfig, family: Family, parameters: dict[str, Tensor]) -> nn.Module:

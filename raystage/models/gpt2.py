@@ -4,12 +4,11 @@ import copy
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PretrainedConfig
 
 from raystage.models.axes import Axis, AxisTable, Parameter
-from raystage.models.family import ModelSpec
+from raystage.models.family import ModelSpec, build_on_meta
 
 GAIN, BIAS = Parameter((Axis("embed", "gain"),)), Parameter((Axis("embed", "bias"),))
 WRITE = Axis("embed", "write")
@@ -106,8 +105,7 @@ class Gpt2:
         return cast(nn.Module, GPT2LMHeadModel(cast(GPT2Config, config)))
 
     def build_empty(self, config: PretrainedConfig) -> nn.Module:
-        with torch.device("meta"):
-            return self.build(config)
+        return build_on_meta(self, config)
 
     def hidden_states(self, model: nn.Module, input_ids_BL: Tensor, mask_B1LL: Tensor | None, position_BL: Tensor | None) -> Tensor:
         backbone = cast(GPT2LMHeadModel, model).transformer

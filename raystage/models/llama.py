@@ -8,12 +8,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 from raystage.models.axes import Axis, AxisTable, Parameter
-from raystage.models.family import ModelSpec
+from raystage.models.family import ModelSpec, build_on_meta
 
 READ, WRITE = Axis("embed", "read"), Axis("embed", "write")
 GAIN = Parameter((Axis("embed", "gain"),))
@@ -115,8 +114,7 @@ class LlamaLike:
         return cast(nn.Module, self.model_class(config))
 
     def build_empty(self, config: PretrainedConfig) -> nn.Module:
-        with torch.device("meta"):
-            model: Any = self.build(config)
+        model: Any = build_on_meta(self, config)
         # the rotary frequencies are buffers that no checkpoint holds
         model.model.rotary_emb = type(model.model.rotary_emb)(config)
         return cast(nn.Module, model)
