@@ -29,8 +29,9 @@ check: $(STAMP) ## lint, formatting, types, import contracts
 bench: $(STAMP) ## the benchmarks
 	$(BIN)/python -m tests.bench
 
-bench-growth: $(STAMP) ## growth of GPT-2 124M against one copy of the grown state: time, bytes, memory (15 GB, 3 minutes)
+bench-growth: $(STAMP) ## growth of GPT-2 124M against one copy of the grown state, and how long it stops two workers (15 GB, 5 minutes)
 	$(BIN)/python -m tests.bench.bench_growth
+	$(BIN)/python -m tests.bench.growth_pause
 
 bench-growth-dynamics: $(STAMP) ## does a grown model learn as fast as one from scratch (20 minutes on two cores; goes on where it stopped)
 	$(BIN)/python -m tests.bench.growth_dynamics

@@ -36,9 +36,9 @@ def _check_heads(before: ModelSpec, after: ModelSpec) -> None:
 
     def works(key: str, size: int) -> bool:
         target = _with(after, key, size)
-        return fits(target) and _heads_fit(before, target.n_head, target.n_kv_head)
+        return target != before and fits(target) and _heads_fit(before, target.n_head, target.n_kv_head)
 
-    if works("d_model", after.d_model):
+    if fits(after) and _heads_fit(before, after.n_head, after.n_kv_head):
         return
     if not fits(after):
         cause = f"d_model {after.d_model}: does not go with {after.n_head} heads of {after.head_dim} channels in {before.family}"
@@ -54,10 +54,13 @@ def _check_heads(before: ModelSpec, after: ModelSpec) -> None:
 
 
 def _with(spec: ModelSpec, key: str, size: int) -> ModelSpec:
-    """The spec with one of its sizes changed. Where each query head has its own key-value head, that stays so."""
+    """The spec with one of its sizes changed. Heads that fill the width follow it; where each query head has its
+    own key-value head, that stays so."""
     sizes: dict[str, Any] = {key: size}
-    if key == "n_head" and spec.n_kv_head == spec.n_head:
-        sizes["n_kv_head"] = size
+    if key == "d_model" and get_family(spec.family).heads_fill_width and spec.n_head == spec.d_model // spec.head_dim:
+        sizes["n_head"] = size // spec.head_dim
+    if "n_head" in sizes and spec.n_kv_head == spec.n_head:
+        sizes["n_kv_head"] = sizes["n_head"]
     return dataclasses.replace(spec, **sizes)
 
 

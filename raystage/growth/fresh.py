@@ -21,7 +21,7 @@ def fresh_block(config: PretrainedConfig, spec: ModelSpec, number: int, seed: in
     small.vocab_size, small.bos_token_id, small.eos_token_id, small.pad_token_id = 8, None, None, None
     single = family.resize(small, dataclasses.replace(spec, n_layer=1, context_length=8), [None])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, f"block {number}"))
+        torch.default_generator.manual_seed(seed_of(seed, f"block {number}"))  # a device's own would not be put back
         model = family.build(single)
     axes = family.axes(spec)
     block = {}

@@ -1,9 +1,17 @@
 """How to grow: the choices that the sizes leave open."""
 
 import dataclasses
+import math
 from typing import Literal
 
+from raystage.growth.errors import GrowthError
 from raystage.models.family import ModelSpec
+
+_CHOICES = {
+    "placement": ("stack", "interleave"),
+    "new_layers": ("identity", "copy", "fresh"),
+    "positions": ("repeat", "interpolate"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +21,7 @@ class Method:
 
     `noise_scale`: standard deviation, relative to the weights, of the noise that tells copied channels apart;
     0 leaves them equal. `positions`: how a table of learned positions gets longer. `seed`: of noise and fresh values.
+    Raises GrowthError for other values.
     """
 
     placement: Literal["stack", "interleave"] = "stack"
@@ -20,6 +29,13 @@ class Method:
     noise_scale: float = 0.5
     positions: Literal["repeat", "interpolate"] = "repeat"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, allowed in _CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise GrowthError(f"{key}={getattr(self, key)!r}: must be one of {', '.join(allowed)}")
+        if not 0 <= self.noise_scale < math.inf:
+            raise GrowthError(f"noise_scale={self.noise_scale}: must be a number of at least 0")
 
     def preserves(self, before: ModelSpec, after: ModelSpec) -> bool:
         """Whether the grown model computes the same function, on sequences of up to the old context."""

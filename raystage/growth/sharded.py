@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from raystage.growth.errors import GrowthError
 from raystage.growth.grow import Place
-from raystage.growth.tensors import TrainingTensors
+from raystage.growth.tensors import OptimizerState
 
 Shard = Callable[[nn.Module], object]
 
@@ -26,38 +26,44 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def sharded_like(model: nn.Module, shard: Shard, state: TrainingTensors) -> tuple[nn.Module, Place]:
+def check_cut(parameters: dict[str, Tensor], states: dict[str, OptimizerState], optimizer: str) -> None:
+    """Raises GrowthError for optimizer state that is not cut as its parameter is."""
+    for name, fields in states.items():
+        for field, tensor in fields.items():
+            if tensor.dim() and tensor.shape != parameters[name].shape:
+                raise GrowthError(
+                    f"{optimizer}: its {field!r} is not cut as its parameter is, so growth of sharded models cannot carry it; "
+                    "reset_optimizer drops it"
+                )
+
+
+def sharded_like(model: nn.Module, shard: Shard, parameters: dict[str, Tensor], sources: dict[str, str | None]) -> tuple[nn.Module, Place]:
     """The empty `model`, sharded and with memory for its shards, and the function that puts grown tensors there.
 
-    `model`: on the meta device but for its buffers; `state`: the small model's. Raises GrowthError for optimizer state that
-    is not cut as its parameter is.
+    `model`: on the meta device but for its buffers; `parameters`: the small model's; `sources`: which of them each comes from.
     """
-    for name, fields in state.states.items():
-        for field, tensor in fields.items():
-            if tensor.dim() and tensor.shape != state.parameters[name].shape:
-                raise GrowthError(
-                    f"{state.optimizer}: its {field!r} is not cut as its parameter is; growth of sharded models cannot carry it"
-                )
-    sample = next(iter(state.parameters.values()))
-    for p in model.parameters():
-        p.data = p.data.to(sample.dtype)  # not the buffers: rotary frequencies stay in float32
+    sample = next(iter(parameters.values()))
+    for name, p in model.named_parameters():
+        source = sources[name]
+        # not the buffers: rotary frequencies stay in float32
+        p.data = p.data.to(sample.dtype if source is None else parameters[source].dtype)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     shard(model)
     model.to_empty(device=sample.device)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     model.tie_weights()  # type: ignore[operator]
-    parameters = dict(model.named_parameters())
+    targets = dict(model.named_parameters())
 
     def place(name: str, field: str | None, tensor: Tensor) -> Tensor:
-        target = parameters[name]
-        if not isinstance(target.data, DTensor) or not tensor.dim():
-            return target.data.copy_(tensor) if field is None else tensor
+        target = targets[name].data
+        if not isinstance(target, DTensor) or not tensor.dim():
+            return target.copy_(tensor) if field is None else tensor
         # every rank has the whole, so nothing travels
-        cut = distribute_tensor(tensor, target.data.device_mesh, target.data.placements, src_data_rank=None)
-        if field is None:
-            target.data.to_local().copy_(cut.to_local())
-            return target.data
-        return cut
+        cut = distribute_tensor(tensor, target.device_mesh, target.placements, src_data_rank=None)
+        if field is not None:
+            return cut
+        target.to_local().copy_(cut.to_local())
+        return target
 
     return model, place

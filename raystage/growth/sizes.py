@@ -7,7 +7,7 @@ from typing import Any
 
 from raystage.growth.check import GROWING
 from raystage.growth.errors import GrowthError
-from raystage.models.family import ModelSpec
+from raystage.models.family import ModelSpec, get_family
 
 _WIDE = ("d_model", "n_head", "n_kv_head", "d_ff")
 
@@ -20,7 +20,12 @@ def target_of(before: ModelSpec, width: Fraction | float | None = None, **sizes:
     """
     if unknown := sorted(set(sizes) - set(GROWING)):
         raise GrowthError(f"{unknown[0]}: no size that grows; these do: {', '.join(GROWING)}")
-    if before.family == "gpt2":
+    for key, size in sizes.items():
+        if key != "rope_theta" and not (isinstance(size, int) and not isinstance(size, bool)):
+            raise GrowthError(f"{key} {size!r}: must be a whole number")
+    if width is not None and not (isinstance(width, Fraction | int | float) and 1 <= width < math.inf):
+        raise GrowthError(f"width {width!r}: must be a factor of at least 1")
+    if get_family(before.family).heads_fill_width:
         sizes = _filled(before, sizes)
     factor = Fraction(1 if width is None else width).limit_denominator(10_000)
     wide = {key: getattr(before, key) * factor for key in _WIDE if key not in sizes}
@@ -45,4 +50,4 @@ def _filled(before: ModelSpec, sizes: dict[str, Any]) -> dict[str, Any]:
 def _near(before: ModelSpec, factor: Fraction) -> str:
     parts = math.gcd(*(getattr(before, key) for key in _WIDE))
     below, above = math.floor(factor * parts), math.ceil(factor * parts)
-    return " or ".join(str(Fraction(n, parts)) for n in (below, above) if n >= parts)
+    return " or ".join(str(Fraction(n, parts)) for n in (below, above) if n > parts)

@@ -56,6 +56,11 @@ class AxisTable:
         match = re.match(pattern, name)
         return (int(match.group(1)), name[match.end() :]) if match else (None, name)
 
+    @property
+    def embedding(self) -> str:
+        """The name of the token embedding."""
+        return next(name for name, p in self.outside.items() if p.axes[0].dimension == "vocab" and p.axes[1].role == "write")
+
     def lookup(self, name: str) -> Parameter:
         """Raises KeyError for a parameter that the family's table does not know."""
         block, rest = self.split(name)

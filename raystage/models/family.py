@@ -36,6 +36,11 @@ class ModelSpec:
 
 
 class Family(Protocol):
+    @property
+    def heads_fill_width(self) -> bool:
+        """Whether d_model is n_head x head_dim, so that one follows the other."""
+        ...
+
     def width_fits(self, spec: ModelSpec) -> bool:
         """Whether the transformers class takes this width with these heads."""
         ...
@@ -93,7 +98,7 @@ def build_model(spec: ModelSpec, seed: int) -> Any:
     """A model of `spec` whose initial values depend on `seed` alone."""
     family = get_family(spec.family)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # a device's own would not be put back
         return family.build(family.config(spec))
 
 

@@ -47,6 +47,8 @@ _UNTIED = {
 class Gpt2:
     """transformers' GPT2LMHeadModel with SDPA attention."""
 
+    heads_fill_width = True
+
     def width_fits(self, spec: ModelSpec) -> bool:
         return spec.d_model == spec.n_head * spec.head_dim
 

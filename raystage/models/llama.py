@@ -55,6 +55,7 @@ class LlamaLike:
     config_class: Any
     model_class: Any
     heads_divide_width: bool
+    heads_fill_width: bool = False
 
     def width_fits(self, spec: ModelSpec) -> bool:
         return not self.heads_divide_width or spec.d_model % spec.n_head == 0

@@ -13,6 +13,8 @@ CHANGED: dict[ChangeKind, tuple[str, ...]] = {
     "width": ("d_model",),
     "both": ("n_layer", "d_model"),
 }
+# what the record of a decision calls it
+RECORD_KINDS: dict[ChangeKind, str] = {"length": "raise_seq_len", "depth": "grow_depth", "width": "grow_width", "both": "grow_both"}
 _NAMES = ("length", "depth", "width")
 
 

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from raystage.config import ConfigError
 from raystage.data.durable import whole_folder
 from raystage.growth import TrainingTensors
-from raystage.growth.grow import grow
+from raystage.growth.grow import grow_parameters, grow_states
 from raystage.models.family import build_with
 from raystage.runtime.grow_gate import Answer, answer, difference, probe_tokens
 from raystage.runtime.grow_manifest import duration_of, grown_manifest
@@ -59,20 +59,17 @@ def _grow(plan: GrowthPlan) -> tuple[TrainingTensors, Answer, Answer]:
     tokens_BL = probe_tokens(source.spec.vocab_size, source.spec.context_length)
     parameters = source.parameters()
     before = answer(source.config, source.family, parameters, tokens_BL)
-    state = TrainingTensors(parameters)
+    grown = grow_parameters(plan.growth, parameters, _widened, lambda name, field, tensor: tensor.to(plan.dtype))
+    states, kind = {}, "AdamW"
     if plan.keeps_state and source.optimizer is not None:
-        state = TrainingTensors(parameters, source.states(), source.optimizer.kind)
-    tensors = grow(
-        state,
-        source.spec,
-        plan.after,
-        plan.method,
-        config=plan.config,
-        gather=lambda tensor: tensor.to(torch.promote_types(tensor.dtype, torch.float32)),
-        place=lambda name, field, tensor: tensor.to(plan.dtype) if field is None else tensor,
-    )
-    del parameters, state
-    return tensors, before, answer(plan.config, source.family, tensors.parameters, tokens_BL)
+        kind = source.optimizer.kind
+        states = grow_states(plan.growth, parameters, source.states(), kind)
+    del parameters
+    return TrainingTensors(grown, states, kind), before, answer(plan.config, source.family, grown, tokens_BL)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _pass_gate(plan: GrowthPlan, moved: float) -> None:

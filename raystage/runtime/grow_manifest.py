@@ -9,10 +9,8 @@ from raystage.config.duration import parse_duration
 from raystage.config.grow import Target
 from raystage.models.family import ModelSpec
 from raystage.pacing.controller import State
-from raystage.pacing.stage import Change
+from raystage.pacing.stage import RECORD_KINDS, Change
 from raystage.training.manifest import Manifest
-
-_KINDS = {"depth": "grow_depth", "width": "grow_width", "both": "grow_both"}
 
 
 def duration_of(checkpoint: Path, target: Target) -> str:
@@ -38,7 +36,7 @@ def grown_manifest(
     counters = before.counters.after_growth(change, before.shape, target, progress)
     record: dict[str, Any] = {
         "decision_id": 1 + max((record["decision_id"] for record in before.decisions), default=0),
-        "kind": _KINDS[change.kind],
+        "kind": RECORD_KINDS[change.kind],
         "from": dataclasses.asdict(before.shape),
         "to": dataclasses.asdict(shape),
         "check_step": counters.step,

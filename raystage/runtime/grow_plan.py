@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PretrainedConfig
 
 from raystage.config import ConfigError
@@ -48,7 +49,7 @@ class GrowthPlan:
 def plan_growth(source_path: Path, destination: Path, target: Target, verify: bool) -> GrowthPlan:
     """The growth that was asked for. `verify`: checksums too, which reads the source whole. Raises ConfigError."""
     with mistakes_in_one_line():
-        if destination.exists():
+        if destination.expanduser().exists():
             raise ConfigError(f"{destination}: exists; name a new folder")
         source = open_source(source_path.expanduser(), target.optimizer == "keep", verify)
         after = _sizes(source.spec, target)
@@ -71,6 +72,8 @@ def mistakes_in_one_line() -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"{error.filename or 'destination'}: {error.strerror or error}; nothing was written") from None
+    except SafetensorError as error:
+        raise ConfigError(f"destination: {error}; nothing was written") from None
     except GrowthError as error:
         raise ConfigError(f"growth: {error}") from None
     except ValueError as error:

@@ -52,7 +52,8 @@ class Source:
         tensors = read_weights(self.headers, self.names)
         if self.spec.tied and HEAD in self.headers:
             head = read_weights(self.headers, [HEAD])[HEAD]
-            embedding = next(tensors[stored] for stored in self.names if stored.endswith(("wte.weight", "embed_tokens.weight")))
+            embedding_name = self.family.axes(self.spec).embedding
+            embedding = next(tensors[stored] for stored, name in self.names.items() if name == embedding_name)
             if not torch.equal(head, embedding):
                 raise CheckpointError(
                     f"{self.folder}: {HEAD} differs from the embedding that config.json ties it to; "
@@ -83,6 +84,10 @@ def open_source(path: Path, keep_optimizer: bool, verify: bool) -> Source:
         expected = {name: tuple(p.shape) for name, p in family.build_empty(config).named_parameters()}
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from None
+    except (KeyError, IndexError, TypeError, ZeroDivisionError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}/config.json: no {config.model_type} can be built of it ({type(error).__name__}: {error})"
+        ) from None
     headers = read_headers(folder)
     names = named_as_model(headers, family.axes(spec), spec.tied)
     _check_tensors(folder, expected, {names[stored]: headers[stored] for stored in names})

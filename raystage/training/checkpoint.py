@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from raystage.data.durable import whole_folder
@@ -40,12 +40,12 @@ class CheckpointStore:
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "checkpoints"
 
-    def save(self, manifest: Manifest, model: nn.Module, tensors: TrainingTensors) -> Path:
+    def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> Path:
         """Writes one checkpoint; the folder appears when all of it is on disk."""
         suffix = f"-{manifest.reason}" if manifest.pinned else f"-{manifest.position}"
         target = self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
         with whole_folder(target, replace=True) as partial:
-            write_checkpoint(partial, manifest, model.config, tensors)  # type: ignore[arg-type]
+            write_checkpoint(partial, manifest, config, tensors)
         return target
 
     def folders(self) -> list[Path]:

@@ -20,6 +20,7 @@ from raystage.devices.ranks import Ranks
 from raystage.evaluation.loss import summed_loss, validation_loss
 from raystage.models.count import flops_per_token, matmul_parameters, mfu
 from raystage.pacing.controller import Check, Decision, Point, State
+from raystage.pacing.stage import RECORD_KINDS
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.control import Orders, share_orders
 from raystage.training.coordinator import Coordinator
@@ -30,11 +31,9 @@ from raystage.training.optimizer import set_learning_rate
 from raystage.training.policy import peak_lr, policy_of
 from raystage.training.ports import Recorder, RemoteController
 from raystage.training.saver import Saver
-from raystage.training.start import start_state
+from raystage.training.start import inherited_decisions, start_state
 from raystage.training.step import train_step
 from raystage.training.transition import apply_growth, apply_length
-
-_DECISION_KINDS = {"length": "raise_seq_len", "depth": "grow_depth", "width": "grow_width", "both": "grow_both"}
 
 
 class TrainingError(RuntimeError):
@@ -84,7 +83,8 @@ class Loop:
         self._store = CheckpointStore(job.run_dir)
         self._saver = Saver(self._store, config.checkpoint)
         self._state = start_state(job, resume, device, ranks)
-        self._decisions = list(resume.manifest.decisions) if resume else []
+        self._inherited = [] if resume else inherited_decisions(job)
+        self._decisions = list(resume.manifest.decisions) if resume else list(self._inherited)
         self._coordinator = self._make_coordinator(resume)
         self._decision = self._coordinator.due(self._state.counters.step + 1, self._state.position)
         self._steps: list[_Pending] = []
@@ -99,10 +99,10 @@ class Loop:
     def run(self) -> bool:
         """Trains to the end of the duration. False when it stopped before, on request."""
         self._record({"kind": "start", "step": self._state.counters.step, **self._stamp(), "device": self._device.name})
-        try:
+        for record in self._inherited:
+            self._record_decision(record)
+        with self._saver:
             return self._train()
-        finally:
-            self._saver.wait()
 
     def _train(self) -> bool:
         while self._progress() < 1.0:
@@ -164,6 +164,7 @@ class Loop:
 
     def _boundary(self) -> bool:
         """Exchanges losses and orders between the ranks; true when the run is to stop here."""
+        self._saver.check()
         before, step = self._boundary_step, self._state.counters.step
         self._boundary_step = step
         self._flush()
@@ -279,31 +280,28 @@ class Loop:
             mlflow_run_id=self._outside.tracking_run_id(),
             val_loss=self._val_loss,
         )
-        self._saver.save(manifest, state.machinery.model, state.machinery.tensors(), frozen=frozen)
+        self._saver.save(manifest, state.machinery.model.config, state.machinery.tensors(), frozen=frozen)  # type: ignore[arg-type]
 
     # -- changes of stage
 
     def _change_stage(self, decision: Decision) -> None:
-        """Applies a decision before the step it takes effect with: validate, change, record, save; before a growth, pin."""
+        """Applies a decision before the step it takes effect with: validate, pin, change, record, save."""
         self._validate(stage_end=True)
         before, counters, begin_s = self._state.shape, self._state.counters, time.perf_counter()
         if decision.change.kind == "length":
             self._state, report = apply_length(self._state, decision)
         else:
-            try:
-                grown, report = apply_growth(
-                    self._state, decision, self._config, self._job.duration, self._device, self._ranks, self._probe_loss
-                )
-            finally:
-                # growth leaves the old tensors as they are, so they are written while training goes on with the new ones
-                self._save(f"before-{decision.decision_id}", pinned=True, frozen=True)
-            self._state = grown
+            # growth leaves the old tensors as they are, so they are written while it works
+            self._save(f"before-{decision.decision_id}", pinned=True, frozen=True)
+            self._state, report = apply_growth(
+                self._state, decision, self._config, self._job.duration, self._device, self._ranks, self._probe_loss
+            )
             if report.outcome == "refused":
                 self._saver.wait()  # training goes on with the tensors that are being written
         self._decision, self._slope = None, None
         record = {
             "decision_id": decision.decision_id,
-            "kind": _DECISION_KINDS[decision.change.kind],
+            "kind": RECORD_KINDS[decision.change.kind],
             "from": dataclasses.asdict(before),
             "to": dataclasses.asdict(before.after(decision.change)),
             "check_step": decision.check_step,
@@ -318,8 +316,7 @@ class Loop:
             **dataclasses.asdict(report),
         }
         self._decisions.append(record)
-        if self._outside is not None:
-            self._outside.recorder.decision(record)
+        self._record_decision(record)
         self._save("stage")
         self._record({"kind": "pause", "step": counters.step, "pause_s": time.perf_counter() - begin_s, "attempt": self._job.attempt})
 
@@ -342,6 +339,7 @@ class Loop:
             self._points = []
         self._validate(stage_end=True)
         self._save("end", pinned=True)
+        self._saver.wait()  # the end is told when it is safe
         self._record({"kind": "end", "step": self._state.counters.step, **self._stamp()})
 
     # -- records
@@ -357,6 +355,7 @@ class Loop:
             position=self._state.position,
             tokens_seen=counters.tokens_seen,
             stage_start_tokens=counters.tokens_seen,
+            next_decision_id=1 + len(self._decisions),
         )
         return Coordinator(policy, start, (), remote)
 
@@ -383,6 +382,10 @@ class Loop:
             "world_size": self._ranks.world_size,
             "attempt": self._job.attempt,
         }
+
+    def _record_decision(self, record: dict[str, Any]) -> None:
+        if self._outside is not None:
+            self._outside.recorder.decision(record)
 
     def _record(self, record: dict[str, Any]) -> None:
         if self._outside is not None:

@@ -1,8 +1,10 @@
 """Checkpoints written behind training's back: a copy in memory, then one writer, one checkpoint at a time and in order."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import types
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PretrainedConfig
 
 from raystage.config.schema import Checkpoint
 from raystage.growth.tensors import TrainingTensors
@@ -13,34 +15,60 @@ _MAX_WAITING = 2  # copies of the state in memory: the one before a growth and t
 
 
 class Saver:
-    """An error of the writer is raised by the call that comes after it."""
+    """A context: it leaves when everything is written. After an error nothing more is, so that no checkpoint follows a missing
+    one, and the next call raises the error."""
 
     def __init__(self, store: CheckpointStore, settings: Checkpoint) -> None:
         self._store, self._settings = store, settings
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []
+        self._failed = False
 
-    def save(self, manifest: Manifest, model: nn.Module, tensors: TrainingTensors, *, frozen: bool = False) -> None:
-        """Returns once the tensors are copied; `frozen` ones, which nobody changes before `wait` returns, are not."""
-        self._finish(leave=_MAX_WAITING - 1)
-        copied = tensors if frozen else _copied(tensors)
-        self._writing.append(self._writer.submit(self._write, manifest, model, copied))
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
+        try:
+            self.wait()
+        except Exception as late:
+            if error is None:
+                raise
+            error.add_note(f"and the last checkpoint could not be written: {late}")
+        finally:
+            self._writer.shutdown()
+
+    def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, *, frozen: bool = False) -> None:
+        """Returns once the tensors are copied; `frozen` ones in host memory, which nobody changes before `wait` returns, are not."""
+        self.check()
+        while len(self._writing) >= _MAX_WAITING:
+            self._writing.pop(0).result()
+        self._writing.append(self._writer.submit(self._write, manifest, config, _in_host_memory(tensors, copy=not frozen)))
+
+    def check(self) -> None:
+        """Raises what the writer has met by now."""
+        while self._writing and self._writing[0].done():
+            self._writing.pop(0).result()
 
     def wait(self) -> None:
         """Until everything handed over is on disk."""
-        self._finish(leave=0)
+        writing, self._writing = self._writing, []
+        wait(writing)
+        for future in writing:
+            future.result()
 
-    def _finish(self, leave: int) -> None:
-        while len(self._writing) > leave or (self._writing and self._writing[0].done()):
-            self._writing.pop(0).result()
+    def _write(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> None:
+        if self._failed:
+            return
+        try:
+            self._store.save(manifest, config, tensors)
+            self._store.retire(self._settings.keep_last, self._settings.keep_best)
+        except BaseException:
+            self._failed = True
+            raise
 
-    def _write(self, manifest: Manifest, model: nn.Module, tensors: TrainingTensors) -> None:
-        self._store.save(manifest, model, tensors)
-        self._store.retire(self._settings.keep_last, self._settings.keep_best)
 
+def _in_host_memory(tensors: TrainingTensors, copy: bool) -> TrainingTensors:
+    def moved(named: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.detach().to("cpu", copy=copy) for name, tensor in named.items()}
 
-def _copied(tensors: TrainingTensors) -> TrainingTensors:
-    def copy(named: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
-
-    return TrainingTensors(copy(tensors.parameters), {name: copy(fields) for name, fields in tensors.states.items()}, tensors.optimizer)
+    return TrainingTensors(moved(tensors.parameters), {name: moved(fields) for name, fields in tensors.states.items()}, tensors.optimizer)

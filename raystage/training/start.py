@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
+from raystage.models.axes import Parameter
 from raystage.models.family import ModelSpec, build_model, get_family
 from raystage.models.stored_names import named_as_model
 from raystage.pacing.stage import Shape
@@ -34,6 +36,13 @@ def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -
         return _from_weights(job, folder, device, ranks)
     stored = Stored(folder, _manifest(folder))
     return _from_checkpoint(job, stored, _position_in_plan(job, stored.manifest.shape), device, ranks)
+
+
+def inherited_decisions(job: Job) -> list[dict[str, Any]]:
+    """The records of the decisions that led to the state which a new run starts from."""
+    if job.config.init_from.path is None or job.config.init_from.what == "weights":
+        return []
+    return list(_manifest(find_checkpoint(Path(job.config.init_from.path))).decisions)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -76,7 +85,8 @@ def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> Train
         raise CheckpointError(
             f"{folder}: its tensors are not those of {spec.n_layer} {spec.family} layers ({odd[0]} and {len(odd) - 1} more differ)"
         )
-    parameters = {name: _fit_rows(folder, name, given[name], fresh[name]) for name in fresh}
+    axes = get_family(spec.family).axes(spec)
+    parameters = {name: _fit_rows(folder, name, given[name], fresh[name], axes.lookup(name)) for name in fresh}
     machinery = assemble(spec, job.config, device, ranks, TrainingTensors(parameters))
     return TrainState(machinery, shape, 0, Counters())
 
@@ -101,11 +111,11 @@ def _read_as_model(folder: Path, spec: ModelSpec) -> dict[str, torch.Tensor]:
     return {names[stored]: tensor.float() for stored, tensor in read_weights(headers, names).items()}
 
 
-def _fit_rows(folder: Path, name: str, given: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+def _fit_rows(folder: Path, name: str, given: torch.Tensor, fresh: torch.Tensor, parameter: Parameter) -> torch.Tensor:
     """A vocabulary padded beyond the given one keeps fresh rows there; any other difference is an error."""
     if given.shape == fresh.shape:
         return given
-    is_vocabulary = name.endswith(("wte.weight", "embed_tokens.weight", "lm_head.weight"))
+    is_vocabulary = parameter.axes[0].dimension == "vocab"
     if is_vocabulary and given.shape[1] == fresh.shape[1] and given.shape[0] < fresh.shape[0]:
         return torch.cat([given, fresh[given.shape[0] :]])
     raise CheckpointError(

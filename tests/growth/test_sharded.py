@@ -37,6 +37,8 @@ def _rank(rank: int, world_size: int, rendezvous: Path) -> None:
 
 def _check_family(spec: ModelSpec, mesh: DeviceMesh) -> None:
     plain, cut = build_model(spec, 0), build_model(spec, 0)
+    for model in (plain, cut):
+        model.get_input_embeddings().requires_grad_(False)
     _shard(cut, mesh)
     plain_optimizer: torch.optim.Optimizer | None
     cut_optimizer: torch.optim.Optimizer | None
@@ -79,6 +81,11 @@ def _check_refusals(spec: ModelSpec, mesh: DeviceMesh) -> None:
     _shard(model, mesh)
     with pytest.raises(GrowthError, match="give shard="):
         grow_model(model, n_layer=3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    train_model(model, optimizer, spec)
+    optimizer.state[next(model.parameters())]["max_exp_avg_sq"] = torch.ones(3)
+    with pytest.raises(GrowthError, match="'max_exp_avg_sq' is not cut as its parameter is"):
+        grow_model(model, optimizer, n_layer=3, shard=lambda m: _shard(m, mesh))
 
 
 def _shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -92,7 +99,7 @@ def _same_state(plain: nn.Module, plain_optimizer: torch.optim.Optimizer, cut: n
     """Rounding of the gradients' sums apart, both are alike; growth is compared from the very same state."""
     for p, q in zip(plain.parameters(), cut.parameters(), strict=True):
         p.data.copy_(sharded.full(q.data))
-        for field, value in cut_optimizer.state[q].items():
+        for field, value in cut_optimizer.state.get(q, {}).items():
             plain_optimizer.state[p][field].copy_(sharded.full(value))
 
 
@@ -103,6 +110,8 @@ def _assert_equal(plain: nn.Module, plain_optimizer: torch.optim.Optimizer, cut:
         q = cut_named[name]
         assert isinstance(q.data, DTensor)
         assert torch.equal(p.data, sharded.full(q.data)), name
+        assert (p.dtype, p.requires_grad) == (q.dtype, q.requires_grad)
         state, cut_state = plain_optimizer.state.get(p, {}), cut_optimizer.state.get(q, {})
         assert set(state) == set(cut_state)
+        assert all(isinstance(value, DTensor) for field, value in cut_state.items() if field != "step")
         assert all(torch.equal(state[field], sharded.full(cut_state[field])) for field in state), name

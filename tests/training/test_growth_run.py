@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from raystage.growth import TrainingTensors
 from raystage.training import transition
@@ -62,6 +63,20 @@ def test_both_at_once_is_one_decision(folder: Path) -> None:
     (decision,) = train_here(configure(folder, ["name=one", *BOTH])).decisions
     assert decision["kind"] == "grow_both"
     assert [(d["n_layer"], d["d_model"]) for d in (decision["from"], decision["to"])] == [(1, 16), (2, 32)]
+
+
+@pytest.mark.parametrize("family", [[], LLAMA, QWEN3], ids=["gpt2", "llama", "qwen3"])
+def test_the_intermediate_size_is_kept_and_is_an_ordinary_model(folder: Path, family: list[str]) -> None:
+    config = configure(folder, [f"name=sizes-{len(family)}", *BOTH, *family])
+    train_here(config)
+    stored = CheckpointStore(folder / "runs" / config.name).all()
+    pinned, end = (s for s in stored if s.manifest.pinned)
+    assert (pinned.manifest.reason, end.manifest.reason) == ("before-1", "end")
+    for checkpoint, width in ((pinned, 16), (end, 32)):
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
+        parameters = load_tensors(checkpoint.folder).parameters
+        assert model.get_input_embeddings().weight.shape[1] == width
+        assert all(torch.equal(p, parameters[name]) for name, p in model.named_parameters())
 
 
 def test_copied_layers_move_the_loss_and_say_so(folder: Path) -> None:
@@ -122,6 +137,17 @@ def test_a_growth_to_a_loss_that_is_no_number_is_refused_even_where_it_may_move(
     monkeypatch.setattr(transition, "grow", _broken(transition.grow, float("nan")))
     (decision,) = train_here(configure(folder, ["name=nan", *DEEPER, "growth.new_layers=copy"])).decisions
     assert decision["outcome"] == "refused"
+
+
+def test_a_growth_that_dies_leaves_the_pinned_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*args: Any, **kwargs: Any) -> TrainingTensors:
+        raise MemoryError
+
+    monkeypatch.setattr(transition, "grow", out_of_memory)
+    with pytest.raises(MemoryError):
+        train_here(configure(folder, ["name=died", *WIDER]))
+    (pinned,) = (s for s in CheckpointStore(folder / "runs" / "died").all() if s.manifest.pinned)
+    assert pinned.manifest.reason == "before-1"
 
 
 def _broken(honest: Any, factor: float = 1.5) -> Any:

@@ -1,0 +1,99 @@
+"""Checkpoints written behind training's back: in order, complete, and never one after a missing one."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raystage.config.schema import Checkpoint
+from raystage.growth import TrainingTensors
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.saver import Saver
+
+
+class MadeStore(CheckpointStore):
+    """Notes what it is given; the manifests of these tests are numbers. `gate`: what a write waits for."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.written: list[tuple[Any, float]] = []
+        self.gate = threading.Event()
+        self._fail_at = fail_at
+
+    def save(self, manifest: Any, config: Any, tensors: TrainingTensors) -> Path:
+        assert self.gate.wait(10)
+        if manifest == self._fail_at:
+            raise OSError("disk full")
+        self.written.append((manifest, float(tensors.parameters["p"])))
+        return Path()
+
+    def retire(self, keep_last: int, keep_best: int) -> None:
+        pass
+
+
+def tensors(value: float) -> TrainingTensors:
+    return TrainingTensors({"p": torch.tensor(value)}, {"p": {"step": torch.tensor(1.0)}})
+
+
+def save(saver: Saver, number: Any, state: TrainingTensors, frozen: bool = False) -> None:
+    saver.save(number, None, state, frozen=frozen)  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_what_was_handed_over_in_that_order() -> None:
+    store, state = MadeStore(), tensors(1.0)
+    with Saver(store, Checkpoint()) as saver:
+        save(saver, 1, state)
+        state.parameters["p"].fill_(2.0)
+        save(saver, 2, state)
+        state.parameters["p"].fill_(3.0)
+        assert not store.written  # nobody has waited for the writer
+        store.gate.set()
+    assert store.written == [(1, 1.0), (2, 2.0)]
+
+
+def test_no_more_than_two_copies_wait() -> None:
+    store, state = MadeStore(), tensors(1.0)
+    with Saver(store, Checkpoint()) as saver:
+        save(saver, 1, state)
+        save(saver, 2, state)
+        threading.Timer(0.2, store.gate.set).start()
+        save(saver, 3, state)
+        assert [number for number, _ in store.written][:1] == [1]
+
+
+def test_after_an_error_nothing_more_is_written_and_the_next_call_says_so() -> None:
+    store = MadeStore(fail_at=1)
+    saver = Saver(store, Checkpoint())
+    save(saver, 1, tensors(1.0))
+    save(saver, 2, tensors(1.0))
+    store.gate.set()
+    with pytest.raises(OSError, match="disk full"):
+        save(saver, 3, tensors(1.0))
+    saver.wait()
+    assert store.written == []
+
+
+def test_an_error_at_the_end_is_raised_but_hides_no_other() -> None:
+    def run(own: RuntimeError | None) -> None:
+        store = MadeStore(fail_at=1)
+        store.gate.set()
+        with Saver(store, Checkpoint()) as saver:
+            save(saver, 1, tensors(1.0))
+            if own:
+                raise own
+
+    with pytest.raises(OSError, match="disk full"):
+        run(None)
+    with pytest.raises(RuntimeError, match="loss is nan") as caught:
+        run(RuntimeError("loss is nan"))
+    assert caught.value.__notes__ == ["and the last checkpoint could not be written: disk full"]
+
+
+def test_frozen_tensors_are_not_copied() -> None:
+    store, state = MadeStore(), tensors(1.0)
+    with Saver(store, Checkpoint()) as saver:
+        save(saver, 1, state, frozen=True)
+        state.parameters["p"].fill_(5.0)  # what nobody does; it shows that there is no copy
+        store.gate.set()
+    assert store.written == [(1, 5.0)]
