@@ -127,7 +127,9 @@ class GrowthMethod:
     symmetry: Literal["noise", "none"] = Field(
         default="noise", description="break the symmetry of copied channels with noise that cancels; none: for tests"
     )
-    noise_scale: float = Field(default=0.5, gt=0, description="standard deviation of that noise, relative to the copied weights")
+    noise_scale: float | None = Field(
+        default=None, gt=0, description="standard deviation of that noise, relative to the weights; null: 2, in half precision 0.5"
+    )
     rho_depth: float = Field(default=0.70, gt=0, le=1, description="share of the tokens seen that count after depth x2 (Shen et al. 2022)")
     rho_width: float = Field(default=0.55, gt=0, le=1, description="share of the tokens seen that count after width x2 (Shen et al. 2022)")
     rho_both: float = Field(default=0.40, gt=0, le=1, description="share of the tokens seen that count after both x2 (Shen et al. 2022)")

@@ -7,6 +7,8 @@ from typing import Literal
 from raystage.growth.errors import GrowthError
 from raystage.models.family import ModelSpec
 
+NOISE_SCALE = 2.0  # measured: docs/growth_bench.md
+HALF_PRECISION_NOISE_SCALE = 0.5  # more would be rounded away from what it cancels
 _CHOICES = {
     "placement": ("stack", "interleave"),
     "new_layers": ("identity", "copy", "fresh"),
@@ -26,7 +28,7 @@ class Method:
 
     placement: Literal["stack", "interleave"] = "stack"
     new_layers: Literal["identity", "copy", "fresh"] = "identity"
-    noise_scale: float = 0.5
+    noise_scale: float = NOISE_SCALE
     positions: Literal["repeat", "interpolate"] = "repeat"
     seed: int = 0
 

@@ -20,6 +20,8 @@ from raystage.runtime.grow_manifest import duration_of
 from raystage.runtime.grow_source import Source, open_source
 from raystage.training.policy import method_from
 
+_FLOAT32_BYTES = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class GrowthPlan:
@@ -53,13 +55,12 @@ def plan_growth(source_path: Path, destination: Path, target: Target, verify: bo
             raise ConfigError(f"{destination}: exists; name a new folder")
         source = open_source(source_path.expanduser(), target.optimizer == "keep", verify)
         after = _sizes(source.spec, target)
-        method = dataclasses.replace(method_from(target, target.seed), positions=target.positions)
+        dtype = _dtype(source, target)
+        method = dataclasses.replace(method_from(target, target.seed, dtype.itemsize < _FLOAT32_BYTES), positions=target.positions)
         config = _config(source, after, method)
         # rows are cut to the context, so a data position means nothing at another one
         keeps_state = source.manifest is not None and after.context_length == source.spec.context_length
-        plan = GrowthPlan(
-            source, target, after, method, Growth(source.spec, after, method, config), config, _dtype(source, target), keeps_state
-        )
+        plan = GrowthPlan(source, target, after, method, Growth(source.spec, after, method, config), config, dtype, keeps_state)
         if source.manifest and keeps_state:
             duration_of(source.folder, target)
         return plan
