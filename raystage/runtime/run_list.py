@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from rich.table import Table
+from rich.box import SIMPLE
+from rich.table import Column, Table
 
 from raystage.config import ConfigError, load
 from raystage.config.duration import parse_duration
+from raystage.tracking.units import count
 from raystage.training.checkpoint import CheckpointStore
 
 
@@ -13,7 +15,9 @@ def run_table(storage: Path) -> Table:
     """One line a run, and one for each pinned checkpoint below it. Raises ConfigError for a missing folder."""
     if not storage.is_dir():
         raise ConfigError(f"{storage}: no such folder; runs lie in the folder that the key 'storage' names")
-    table = Table("run", "progress", "step", "tokens seen", "length", "layers", "channels", "val loss")
+    # the name of a checkpoint is what export and grow are told, so it is never cut off
+    name = Column("run", no_wrap=True, overflow="ignore")
+    table = Table(name, "done", "step", "tokens", "length", "layers x channels", "val loss", box=SIMPLE)
     for folder in sorted(path.parent for path in storage.glob("*/config.yaml")):
         duration = parse_duration(load(folder / "config.yaml").training.duration)
         stored = CheckpointStore(folder).all()
@@ -24,12 +28,11 @@ def run_table(storage: Path) -> Table:
                 folder.name if is_newest else f"  {checkpoint.folder.name}",
                 f"{min(1.0, manifest.counters.progress(duration)):.0%}",
                 f"{manifest.counters.step:,}",
-                f"{manifest.counters.tokens_seen:,}",
+                count(manifest.counters.tokens_seen),
                 str(manifest.shape.seq_len_tokens),
-                str(manifest.shape.n_layer),
-                str(manifest.shape.d_model),
+                f"{manifest.shape.n_layer} x {manifest.shape.d_model}",
                 "" if manifest.val_loss is None else f"{manifest.val_loss:.4f}",
             )
         if not stored:
-            table.add_row(folder.name, "0%", *[""] * 6)
+            table.add_row(folder.name, "0%", *[""] * 5)
     return table
