@@ -1,5 +1,6 @@
 """grow_model: a transformers model and a torch optimizer in somebody's own loop."""
 
+import copy
 import dataclasses
 from fractions import Fraction
 from typing import Any
@@ -187,6 +188,13 @@ def test_what_the_configuration_says_beside_sizes_is_kept() -> None:
 def test_the_types_of_the_weights_are_kept() -> None:
     grown, _ = grow_model(build_model(LLAMA, 0).bfloat16(), width=2, n_layer=3, method=Method(new_layers="fresh"))
     assert {p.dtype for p in grown.parameters()} == {torch.bfloat16}
+
+
+def test_half_precision_is_grown_in_float32_and_rounded_once() -> None:
+    half = build_model(LLAMA, 0).bfloat16()
+    wide = copy.deepcopy(half).float()
+    grown, grown_wide = (dict(grow_model(model, width=3, n_layer=3)[0].named_parameters()) for model in (half, wide))
+    assert all(torch.equal(p, grown_wide[name].bfloat16()) for name, p in grown.items())
 
 
 @pytest.mark.parametrize(

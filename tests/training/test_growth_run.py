@@ -1,5 +1,6 @@
 """Growth inside a run: every operator, family and optimizer on the way, the gate, the learning rate afterwards."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def test_a_growth_that_moves_the_loss_is_undone_bit_for_bit(folder: Path, monkey
         )
     )
     monkeypatch.setattr(transition, "grow", _broken(transition.grow))
+    save = CheckpointStore.save
+
+    def save_slowly(store: CheckpointStore, *args: Any) -> Path:
+        time.sleep(0.3)  # many steps: training must not change what is being written
+        return save(store, *args)
+
+    monkeypatch.setattr(CheckpointStore, "save", save_slowly)
     records = train_here(configure(folder, ["name=refused", *WIDER]))
     (decision,) = records.decisions
     assert decision["outcome"] == "refused"
