@@ -285,17 +285,20 @@ class Loop:
     # -- changes of stage
 
     def _change_stage(self, decision: Decision) -> None:
-        """Applies a decision before the step it takes effect with: validate, pin, change, record, save."""
+        """Applies a decision before the step it takes effect with: validate, change, record, save; growth pins."""
         self._validate(stage_end=True)
         before, counters, begin_s = self._state.shape, self._state.counters, time.perf_counter()
         if decision.change.kind == "length":
             self._state, report = apply_length(self._state, decision)
         else:
-            # growth leaves the old tensors as they are, so they are written while it works
-            self._save(f"before-{decision.decision_id}", pinned=True, frozen=True)
-            self._state, report = apply_growth(
-                self._state, decision, self._config, self._job.duration, self._device, self._ranks, self._probe_loss
-            )
+            try:
+                grown, report = apply_growth(
+                    self._state, decision, self._config, self._job.duration, self._device, self._ranks, self._probe_loss
+                )
+            finally:
+                # growth leaves the old tensors as they are, so they are written while training goes on with the new ones
+                self._save(f"before-{decision.decision_id}", pinned=True, frozen=True)
+            self._state = grown
             if report.outcome == "refused":
                 self._saver.wait()  # training goes on with the tensors that are being written
         self._decision, self._slope = None, None
