@@ -40,8 +40,8 @@ def grow(
 ) -> TrainingTensors:
     """The training state of a model of sizes `after` that computes what `state` does at `before`.
 
-    README.md beside this file says what is preserved, and how exactly. `config`: of the grown model, for fresh layers;
-    default: the family's for `after`. The input is unchanged and the result shares no memory with it. Raises GrowthError for an
+    README.md beside this file says what is preserved, and how exactly. `config`: of the small model, which fresh layers are
+    drawn by; default: the family's own. The input is unchanged and the result shares no memory with it. Raises GrowthError for an
     impossible growth, an unknown optimizer or a parameter without axes.
     """
     growth = Growth(before, after, method or Method(), config)
@@ -84,7 +84,10 @@ def grow_states(
 
 
 class Growth:
-    """One change of sizes, as functions of a single tensor. Raises GrowthError when there is no such growth."""
+    """One change of sizes, as functions of a single tensor. `config`: of the small model; default: the family's own.
+
+    Raises GrowthError when there is no such growth.
+    """
 
     def __init__(self, before: ModelSpec, after: ModelSpec, method: Method, config: PretrainedConfig | None = None) -> None:
         check_growth(before, after, method)
@@ -92,7 +95,8 @@ class Growth:
         self.before, self.after, self.method = before, after, method
         self.axes = family.axes(before)
         self.layers = layers_after(before.n_layer, after.n_layer, method.placement)
-        self.config = config or family.config(after)
+        sources = [layer.source for layer in self.layers]
+        self.config = family.resize(config or family.config(before), after, sources)  # the grown model's
         self._map = functools.cache(lambda axis: map_axis(axis, before, after, self.axes.norm))
         # the block drawn last: its parameters are asked for one after the other
         self._fresh_block = functools.lru_cache(maxsize=1)(lambda number: fresh_block(self.config, after, number, method.seed))

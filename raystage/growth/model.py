@@ -40,21 +40,22 @@ def grow_model(
     model is to be unwrapped before and wrapped after. Raises GrowthError before anything is made.
     """
     optimizers = [] if optimizer is None else [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
-    growth, config = _growth_of(model, method or Method(), width, sizes)
+    growth = _growth_of(model, method or Method(), width, sizes)
+    family = get_family(growth.before.family)
     named = dict(model.named_parameters())
     parameters = {name: p.detach() for name, p in named.items()}
     sources = {name: source for name, source, _ in growth.parameters(parameters)}
     states = [{} if reset_optimizer else _states_of(named, old) for old in optimizers]
     if not is_sharded(parameters):
         values = grow_parameters(growth, parameters)
-        grown: Any = build_with(config, get_family(config.model_type), values)
+        grown: Any = build_with(growth.config, family, values)
         grown_states = [grow_states(growth, parameters, state, type(old).__name__) for old, state in zip(optimizers, states, strict=True)]
     else:
         if shard is None:
             raise GrowthError("a sharded model: give shard=, the function that shards the grown one")
         for old, state in zip(optimizers, states, strict=True):
             check_cut(parameters, state, type(old).__name__)
-        empty = get_family(config.model_type).build_empty(config)
+        empty = family.build_empty(growth.config)
         grown, place = sharded_like(empty, shard, parameters, sources)
         grow_parameters(growth, parameters, full, place)
         grown_states = [
@@ -67,16 +68,13 @@ def grow_model(
     return grown, made[0] if isinstance(optimizer, torch.optim.Optimizer) else made
 
 
-def _growth_of(model: Any, method: Method, width: Fraction | float | None, sizes: dict[str, Any]) -> tuple[Growth, Any]:
-    """The growth, and the grown model's configuration. Raises GrowthError for a model that growth does not know."""
+def _growth_of(model: Any, method: Method, width: Fraction | float | None, sizes: dict[str, Any]) -> Growth:
+    """Raises GrowthError for a model that growth does not know."""
     try:
-        family = get_family(model.config.model_type)
-        before = family.read(model.config)
+        before = get_family(model.config.model_type).read(model.config)
     except ValueError as error:
         raise GrowthError(str(error)) from None
-    growth = Growth(before, target_of(before, width, **sizes), method)
-    growth.config = family.resize(model.config, growth.after, [layer.source for layer in growth.layers])
-    return growth, growth.config
+    return Growth(before, target_of(before, width, **sizes), method, model.config)
 
 
 def _states_of(named: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, OptimizerState]:

@@ -57,10 +57,10 @@ def plan_growth(source_path: Path, destination: Path, target: Target, verify: bo
         after = _sizes(source.spec, target)
         dtype = _dtype(source, target)
         method = dataclasses.replace(method_from(target, target.seed, dtype.itemsize < _FLOAT32_BYTES), positions=target.positions)
-        config = _config(source, after, method)
         # rows are cut to the context, so a data position means nothing at another one
         keeps_state = source.manifest is not None and after.context_length == source.spec.context_length
-        plan = GrowthPlan(source, target, after, method, Growth(source.spec, after, method, config), config, dtype, keeps_state)
+        growth = Growth(source.spec, after, method, source.config)
+        plan = GrowthPlan(source, target, after, method, growth, growth.config, dtype, keeps_state)
         if source.manifest and keeps_state:
             duration_of(source.folder, target)
         return plan
@@ -98,11 +98,6 @@ def _sizes(before: ModelSpec, target: Target) -> ModelSpec:
             "growth.d_model, growth.n_head, growth.n_kv_head, growth.d_ff, above what the model has"
         )
     return after
-
-
-def _config(source: Source, after: ModelSpec, method: Method) -> PretrainedConfig:
-    layers = Growth(source.spec, after, method).layers
-    return source.family.resize(source.config, after, [layer.source for layer in layers])
 
 
 def _dtype(source: Source, target: Target) -> torch.dtype:

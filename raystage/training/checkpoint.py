@@ -82,7 +82,7 @@ class CheckpointStore:
         readable = self.all()
         if on_damage is not None:
             torn = set(self.folders()) - {stored.folder for stored in readable}
-            on_damage += [f"checkpoint {folder.name} has no readable manifest; it is passed over" for folder in sorted(torn)]
+            on_damage += [f"checkpoint {folder.name} is passed over: {_unreadable(folder)}" for folder in sorted(torn)]
         for stored in reversed(readable):
             damaged = damaged_files(stored)
             if not damaged:
@@ -100,6 +100,15 @@ class CheckpointStore:
         for stored in free:
             if stored.folder not in kept:
                 shutil.rmtree(stored.folder)
+
+
+def _unreadable(folder: Path) -> str:
+    """Why its manifest cannot be read."""
+    try:
+        read_manifest(folder / MANIFEST_FILE)
+    except ValueError as error:
+        return str(error)
+    return "its manifest can be read by now"
 
 
 def damaged_files(stored: Stored) -> list[str]:

@@ -31,7 +31,7 @@ from raystage.training.optimizer import set_learning_rate
 from raystage.training.policy import peak_lr, policy_of
 from raystage.training.ports import Recorder, RemoteController
 from raystage.training.saver import Saver
-from raystage.training.start import inherited_decisions, start_state
+from raystage.training.start import start_state
 from raystage.training.step import train_step
 from raystage.training.transition import apply_growth, apply_length
 
@@ -82,9 +82,8 @@ class Loop:
         self._validation_rows = job.corpus.validation_rows(config.model.context_length)
         self._store = CheckpointStore(job.run_dir)
         self._saver = Saver(self._store, config.checkpoint)
-        self._state = start_state(job, resume, device, ranks)
-        self._inherited = [] if resume else inherited_decisions(job)
-        self._decisions = list(resume.manifest.decisions) if resume else list(self._inherited)
+        self._state, self._decisions = start_state(job, resume, device, ranks)
+        self._unrecorded = [] if resume else list(self._decisions)
         self._coordinator = self._make_coordinator(resume)
         self._decision = self._coordinator.due(self._state.counters.step + 1, self._state.position)
         self._steps: list[_Pending] = []
@@ -99,7 +98,7 @@ class Loop:
     def run(self) -> bool:
         """Trains to the end of the duration. False when it stopped before, on request."""
         self._record({"kind": "start", "step": self._state.counters.step, **self._stamp(), "device": self._device.name})
-        for record in self._inherited:
+        for record in self._unrecorded:
             self._record_decision(record)
         with self._saver:
             return self._train()

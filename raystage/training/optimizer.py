@@ -1,10 +1,19 @@
 """The optimizer, its state by parameter name, and back."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
 from raystage.config.schema import Optimizer
 from raystage.growth.tensors import TrainingTensors
+
+_CLASSES: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "adafactor": torch.optim.Adafactor}
+
+
+def optimizer_class(kind: str) -> str:
+    """The class name of torch's optimizer, by which its state is known."""
+    return str(_CLASSES[kind].__name__)
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
@@ -14,11 +23,12 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    if settings.kind == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.beta1)
-    if settings.kind == "adafactor":
-        return torch.optim.Adafactor(groups, lr=settings.lr)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True)
+    options: dict[str, dict[str, Any]] = {
+        "adamw": {"betas": (settings.beta1, settings.beta2), "eps": settings.eps, "fused": True},
+        "sgd": {"momentum": settings.beta1},
+        "adafactor": {},
+    }
+    return cast(torch.optim.Optimizer, _CLASSES[settings.kind](groups, lr=settings.lr, **options[settings.kind]))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -39,9 +49,8 @@ def read_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Training
 
 
 def put_states(tensors: TrainingTensors, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Gives the optimizer the states, which become its own. Raises ValueError for the states of another optimizer."""
-    if tensors.states and tensors.optimizer != type(optimizer).__name__:
-        raise ValueError(f"the state is that of {tensors.optimizer}, the optimizer is {type(optimizer).__name__}")
+    """Gives the optimizer the states, which become its own."""
+    assert not tensors.states or tensors.optimizer == type(optimizer).__name__
     for name, p in model.named_parameters():
         if name in tensors.states:
             optimizer.state[p] = {field: value.to(p.device) for field, value in tensors.states[name].items()}

@@ -18,31 +18,29 @@ from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, Checkpo
 from raystage.training.counters import Counters
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest, read_manifest
+from raystage.training.optimizer import optimizer_class
 from raystage.training.policy import plan_of
 from raystage.training.state import TrainState, assemble
 from raystage.training.weight_files import has_weights, read_headers, read_weights
 
 
-def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -> TrainState:
-    """The state before the first step of this attempt. Raises CheckpointError when what it starts from does not fit."""
+def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -> tuple[TrainState, list[dict[str, Any]]]:
+    """The state before the first step of this attempt, and the records of the decisions that led to it.
+
+    Raises CheckpointError when what it starts from does not fit.
+    """
     if resume is not None:
-        return _from_checkpoint(job, resume, resume.manifest.position, device, ranks)
+        return _from_checkpoint(job, resume, resume.manifest.position, device, ranks), list(resume.manifest.decisions)
     source = job.config.init_from.path
     if source is None:
         shape = plan_of(job.config).start
-        return TrainState(assemble(job.spec(shape), job.config, device, ranks), shape, 0, Counters())
+        return TrainState(assemble(job.spec(shape), job.config, device, ranks), shape, 0, Counters()), []
     folder = find_checkpoint(Path(source))
     if job.config.init_from.what == "weights":
-        return _from_weights(job, folder, device, ranks)
+        return _from_weights(job, folder, device, ranks), []
     stored = Stored(folder, _manifest(folder))
-    return _from_checkpoint(job, stored, _position_in_plan(job, stored.manifest.shape), device, ranks)
-
-
-def inherited_decisions(job: Job) -> list[dict[str, Any]]:
-    """The records of the decisions that led to the state which a new run starts from."""
-    if job.config.init_from.path is None or job.config.init_from.what == "weights":
-        return []
-    return list(_manifest(find_checkpoint(Path(job.config.init_from.path))).decisions)
+    position = _position_in_plan(job, stored.manifest.shape)
+    return _from_checkpoint(job, stored, position, device, ranks), list(stored.manifest.decisions)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -70,7 +68,14 @@ def _from_checkpoint(job: Job, stored: Stored, position: int, device: Device, ra
         raise CheckpointError(
             f"{stored.folder}: seed {manifest.seed} ordered its data, the configuration has seed={job.config.seed}; use that one"
         )
-    machinery = assemble(spec, job.config, device, ranks, load_tensors(stored.folder))
+    tensors = load_tensors(stored.folder)
+    kind = job.config.training.optimizer.kind
+    if tensors.states and tensors.optimizer != optimizer_class(kind):
+        raise CheckpointError(
+            f"{stored.folder}: holds the state of {tensors.optimizer}, not that of training.optimizer.kind={kind}; "
+            "use its kind, or init_from.what=weights"
+        )
+    machinery = assemble(spec, job.config, device, ranks, tensors)
     return TrainState(machinery, manifest.shape, position, manifest.counters)
 
 

@@ -48,7 +48,7 @@ class TrainState:
 def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tensors: TrainingTensors | None = None) -> Machinery:
     """The model of `spec` on the device, with these tensors, which become its own, or else fresh ones from the run's seed.
 
-    Raises ValueError for the tensors of another model or optimizer.
+    Raises ValueError for the tensors of another model.
     """
     family = get_family(spec.family)
     model = build_with(family.config(spec), family, tensors.parameters) if tensors else build_model(spec, config.seed)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from raystage.growth import TrainingTensors
 from raystage.training import transition
-from raystage.training.checkpoint import CheckpointStore, load_tensors
+from raystage.training.checkpoint import CheckpointError, CheckpointStore, load_tensors
 from tests.training.made_run import configure, losses, train_here
 
 ONE_GROWTH = ["pacing.lengths=null", "training.duration=30 steps", "validation.every_steps=100"]
@@ -95,6 +95,19 @@ def test_every_optimizer_resumes_where_it_was(folder: Path, kind: str) -> None:
     stops = iter([False, False, False, True])
     train_here(again, stop_requested=lambda: next(stops, True))
     assert losses(train_here(again)) == losses(whole)
+
+
+def test_the_state_of_another_optimizer_and_of_an_older_raystage_is_named(folder: Path) -> None:
+    train_here(configure(folder, ["name=adamw-state", *DEEPER]))
+    run = folder / "runs" / "adamw-state"
+    other = ["name=other", *DEEPER, "training.optimizer={kind: sgd, lr: 0.1}", f"init_from.path={run}", "init_from.what=state"]
+    with pytest.raises(CheckpointError, match=r"holds the state of AdamW, not that of training.optimizer.kind=sgd; use its kind, or"):
+        train_here(configure(folder, other))
+    for manifest in run.glob("checkpoints/*/manifest.json"):
+        manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    said: list[str] = []
+    assert CheckpointStore(run).latest_good(said) is None
+    assert all(line.endswith("schema version 1, this raystage reads 2") for line in said)
 
 
 def test_the_rate_afterwards_is_the_targets_and_the_decision_says_so(folder: Path) -> None:

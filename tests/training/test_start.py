@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(config: Config) -> TrainState:
     assignment = assign(config)
-    return start_state(Job(config, corpus_of(config), assignment.run_dir, 1), None, pick_device("cpu"), Ranks())
+    return start_state(Job(config, corpus_of(config), assignment.run_dir, 1), None, pick_device("cpu"), Ranks())[0]
 
 
 def test_the_state_of_another_run_goes_on_where_that_run_ended(folder: Path) -> None:
