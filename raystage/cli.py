@@ -1,12 +1,13 @@
 """The command line: one command a verb; nothing else."""
 
 import contextlib
+import json
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import rich.console
 import typer
@@ -14,6 +15,7 @@ import typer
 from raystage.config import Config, ConfigError, load
 from raystage.config.grow import Grow, read_target
 from raystage.config.reference import key_table
+from raystage.config.replay import Replay, read_pacing
 
 if TYPE_CHECKING:
     from raystage.data.corpus import Corpus
@@ -24,6 +26,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, like tune_configs/quickstart.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="overrides of single keys")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, like runs/quickstart")]
+RunAction = Literal["raise", "grow", "pause", "resume", "stop"]
+ChangeOption = Literal["length", "batch", "depth", "width"]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local, instead of runtime.engine")]
 
 _terminal = rich.console.Console(highlight=False)
@@ -69,11 +73,15 @@ def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Show the stages that CONFIG allows, their parameters and FLOPs; run nothing."""
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    measure: Annotated[bool, typer.Option("--measure", help="run one micro-batch of every stage on this machine, for the time")] = False,
+) -> None:
+    """Show the stages expected, their parameters, and their share of tokens, compute and time; train nothing."""
     from raystage.runtime.plan_table import plan_table
 
-    _terminal.print(plan_table(load(config, overrides or ())))
+    _terminal.print(plan_table(load(config, overrides or ()), measure))
 
 
 @app.command()
@@ -143,12 +151,52 @@ def generate(
     print(prompt + text.partition(generator.end_of_text)[0])
 
 
-@app.command()
-def runs(storage: Annotated[Path, typer.Argument(help="folder of run folders")] = Path("runs")) -> None:
-    """List runs with their progress and checkpoints."""
-    from raystage.runtime.run_list import run_table
+@app.command(epilog=_key_list(Replay))
+def replay(
+    curve: Annotated[Path, typer.Argument(metavar="CURVE", help="CSV file (step, loss; tokens, seconds, lr), metrics.jsonl or run folder")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[pacing.KEY=VALUE]...", help="pacing.thresholds.depth=-0.06")] = None,
+    parameters: Annotated[float | None, typer.Option(min=1, help="that multiply per token, of the model of CURVE")] = None,
+    batch_tokens: Annotated[float | None, typer.Option(min=1, help="[tokens] of a step, where the file has no tokens")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="rule, threshold, step, tokens, slope and more, for programs")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="picture of the curve with its triggers")] = None,
+    fit: Annotated[Path | None, typer.Option(metavar="CURVE", help="of a larger model: where does growing save most?")] = None,
+    parameters_large: Annotated[float | None, typer.Option(min=1, help="that multiply per token, of the model of --fit")] = None,
+) -> None:
+    """Show where each rule would have fired on a recorded loss curve; of a run folder also whether it decides the same again."""
+    pacing = read_pacing(overrides or ())
+    from raystage.runtime.replay_command import Question, answer_fit, answer_replay
 
-    _terminal.print(run_table(storage))
+    question = Question(curve, parameters, batch_tokens, plot)
+    answer = answer_replay(question, pacing) if fit is None else answer_fit(question, fit, parameters_large)
+    if as_json:
+        print(json.dumps(answer.tree, indent=2))
+    else:
+        _terminal.print(answer.table)
+    if answer.comparison is not None and answer.comparison.difference is not None:
+        _fail(str(answer.comparison), 1)
+    if answer.comparison is not None and not as_json:
+        _say(str(answer.comparison))
+
+
+@app.command()
+def runs(
+    action: Annotated[RunAction | None, typer.Argument(help="what to do; none: list the runs")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="run to do it to")] = None,
+    what: Annotated[ChangeOption | None, typer.Option(help="length or batch (raise), depth or width (grow); default: what is next")] = None,
+    storage: Annotated[Path, typer.Option(help="folder of run folders")] = Path("runs"),
+) -> None:
+    """List runs, or decide by hand: raise, grow (the plan's next change, now), pause and resume (pacing), stop (with a checkpoint).
+
+    A decision by hand takes effect at the run's next check, on all workers, and is recorded like any other.
+    """
+    if action is None:
+        from raystage.runtime.run_list import run_table
+
+        _terminal.print(run_table(storage))
+        return
+    from raystage.runtime.commands_file import ask
+
+    _say(ask(storage, action, name, what))
 
 
 def _train_on_ray(settings: Config) -> None:

@@ -67,7 +67,7 @@ def test_help_lists_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["report", "nothing"], ["nothing"]),
         (["export", "nothing", "out"], ["nothing"]),
         (["generate", "nothing"], ["nothing"]),
-        (["runs", "nothing"], ["nothing"]),
+        (["runs", "--storage", "nothing"], ["nothing"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, arguments: list[str], words: list[str]) -> None:

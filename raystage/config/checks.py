@@ -1,10 +1,9 @@
 """Rules between keys: what no single key can know. All run before anything starts."""
 
-import math
-
 from raystage.config.duration import parse_duration
 from raystage.config.errors import ConfigError
-from raystage.config.schema import MIN_DWELL_STEPS, Config, Model, Source
+from raystage.config.pacing_checks import change_counts, check_pacing, show
+from raystage.config.schema import Config, Source
 
 _MAX_DIVISORS_TRIED = 4096
 
@@ -14,29 +13,10 @@ def check(config: Config) -> None:
     _check_sources(config)
     _check_tokenizer(config)
     _check_model(config)
-    _check_path("lengths", config.pacing.lengths, config.model.context_length, "model.context_length")
-    _check_path("depths", config.pacing.depths, config.model.n_layer, "model.n_layer")
-    _check_path("widths", config.pacing.widths, config.model.d_model, "model.d_model")
-    _check_widths(config)
-    _check_order(config)
     _check_training(config)
-    _check_slope(config)
+    check_pacing(config)
     _check_growth(config)
     _check_init(config)
-
-
-def change_counts(config: Config) -> dict[str, int]:
-    """How many values the pacing lists change to, by list."""
-    pacing = config.pacing
-    lists = {"length": pacing.lengths, "depth": pacing.depths, "width": pacing.widths}
-    return {kind: len(values) - 1 if values else 0 for kind, values in lists.items()}
-
-
-def d_ff_of(model: Model) -> int:
-    """The target's feed-forward units: GPT-2's 4 d_model, Llama's 8/3 d_model rounded up to a multiple of 64."""
-    if model.d_ff is not None:
-        return model.d_ff
-    return 4 * model.d_model if model.family == "gpt2" else -(-8 * model.d_model // (3 * 64)) * 64
 
 
 def _check_sources(config: Config) -> None:
@@ -49,7 +29,7 @@ def _check_source(key: str, source: Source) -> None:
     if source.kind == "stdlib" and (source.path or source.name):
         raise ConfigError(f"{key}.kind=stdlib: takes no path and no name; set kind to text, jsonl or dataset")
     if source.kind in ("text", "jsonl") and not source.path:
-        raise ConfigError(f"{key}.path={_show(source.path)}: kind {source.kind} needs a file or glob")
+        raise ConfigError(f"{key}.path={show(source.path)}: kind {source.kind} needs a file or glob")
     if source.kind in ("text", "jsonl") and source.name:
         raise ConfigError(f"{key}.name={source.name!r}: only kind dataset has one; kind {source.kind} reads path")
     if source.kind == "dataset" and bool(source.path) == bool(source.name):
@@ -60,7 +40,7 @@ def _check_tokenizer(config: Config) -> None:
     tokenizer = config.data.tokenizer
     needed = {"file": "path", "hub": "name"}.get(tokenizer.kind)
     if needed and not getattr(tokenizer, needed):
-        raise ConfigError(f"data.tokenizer.{needed}={_show(getattr(tokenizer, needed))}: kind {tokenizer.kind} needs it")
+        raise ConfigError(f"data.tokenizer.{needed}={show(getattr(tokenizer, needed))}: kind {tokenizer.kind} needs it")
     if tokenizer.kind == "train" and (tokenizer.path or tokenizer.name):
         raise ConfigError("data.tokenizer.kind=train: takes no path and no name; set kind to file or hub")
     vocab_size = config.model.vocab_size
@@ -99,44 +79,6 @@ def _nearest_divisor(number: int, wanted: int) -> int:
     return min(divisors, key=lambda n: abs(n - wanted))
 
 
-def _check_path(name: str, values: tuple[int, ...] | None, target: int, target_key: str) -> None:
-    if values is None:
-        return
-    key = f"pacing.{name}={list(values)}"
-    if not values or list(values) != sorted(set(values)):
-        raise ConfigError(f"{key}: must be given in rising order, each once")
-    if values[-1] > target:
-        raise ConfigError(f"{key}: {values[-1]} is above {target_key}={target}")
-    if values[-1] != target:
-        raise ConfigError(f"{key}: must end at {target_key}={target}")
-
-
-def _check_widths(config: Config) -> None:
-    """Heads and feed-forward units follow the width, and there are no halves of them."""
-    model, widths = config.model, config.pacing.widths or ()
-    whole = {"model.n_head": model.n_head, "model.n_kv_head": model.n_kv_head or model.n_head, "model.d_ff": d_ff_of(model)}
-    step = model.d_model // math.gcd(model.d_model, *whole.values())
-    for width in widths:
-        odd = [f"{key}={number}" for key, number in whole.items() if number * width % model.d_model]
-        if odd:
-            raise ConfigError(f"pacing.widths={list(widths)}: {width} has no whole share of {odd[0]}; multiples of {step} do")
-
-
-def _check_order(config: Config) -> None:
-    counts = change_counts(config)
-    order, both = config.pacing.order, (config.pacing.order or ()).count("both")
-    if order is not None and any(order.count(kind) + (kind != "length") * both != n for kind, n in counts.items()):
-        wanted = ", ".join(f"{n} x {kind}" for kind, n in counts.items())
-        raise ConfigError(f"pacing.order={list(order)}: the lists ask for {wanted} (both counts as one depth and one width)")
-    at, n_changes = config.pacing.at, sum(counts.values()) - both
-    if config.pacing.rule != "table":
-        if at is not None:
-            raise ConfigError(f"pacing.at={list(at)}: only pacing.rule=table uses it")
-        return
-    if at is None or len(at) != n_changes or list(at) != sorted(set(at)):
-        raise ConfigError(f"pacing.at={_show(at)}: rule table needs {n_changes} rising shares, one a change")
-
-
 def _check_training(config: Config) -> None:
     training, context = config.training, config.model.context_length
     try:
@@ -152,23 +94,6 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.micro_batch_tokens={training.micro_batch_tokens}: below one row, model.context_length={context}")
 
 
-def _check_slope(config: Config) -> None:
-    pacing, kind = config.pacing, config.training.schedule.kind
-    if pacing.rule != "slope" or not any(change_counts(config).values()):
-        return
-    if kind in ("cosine", "linear"):
-        raise ConfigError(f"training.schedule.kind={kind}: its rate always moves, which fakes slopes; slope pacing needs wsd or constant")
-    if kind == "wsd" and config.training.schedule.decay_fraction == 1:
-        raise ConfigError("training.schedule.decay_fraction=1.0: leaves no span of steady rate; slope pacing needs one, so must be below 1")
-    low, high = pacing.min_dwell_tokens, pacing.max_dwell_tokens
-    if low is None:
-        low = MIN_DWELL_STEPS * config.training.batch_tokens
-    if high is not None and high <= low:
-        raise ConfigError(
-            f"pacing.max_dwell_tokens={high}: must be above pacing.min_dwell_tokens={low} (null: {MIN_DWELL_STEPS} steps' worth)"
-        )
-
-
 def _check_growth(config: Config) -> None:
     growth, counts = config.growth, change_counts(config)
     depths = config.pacing.depths or ()
@@ -176,7 +101,9 @@ def _check_growth(config: Config) -> None:
         raise ConfigError("growth.new_layers=copy: the first of pacing.depths has no layer to copy; use fresh or identity")
     if growth.peak_lrs is None:
         return
-    n_sizes = 1 + counts["depth"] + counts["width"] - (config.pacing.order or ()).count("both")
+    if config.pacing.order == "free":
+        raise ConfigError("growth.peak_lrs: the sizes have no order of their own under pacing.order=free; give an order")
+    n_sizes = 1 + counts["depth"] + counts["width"] - _n_joint(config)
     if len(growth.peak_lrs) != n_sizes or growth.peak_lrs[-1] != config.training.optimizer.lr:
         raise ConfigError(
             f"growth.peak_lrs={list(growth.peak_lrs)}: needs {n_sizes} rates, one a model size, "
@@ -184,10 +111,12 @@ def _check_growth(config: Config) -> None:
         )
 
 
+def _n_joint(config: Config) -> int:
+    """Changes that take a depth and a width at once."""
+    kinds = [entry.replace("both", "depth+width").split("+") for entry in config.pacing.order or ()]
+    return sum({"depth", "width"} <= set(parts) for parts in kinds)
+
+
 def _check_init(config: Config) -> None:
     if config.init_from.what == "state" and config.init_from.path is None:
         raise ConfigError("init_from.what=state: needs init_from.path")
-
-
-def _show(value: object) -> str:
-    return "null" if value is None else repr(list(value) if isinstance(value, tuple) else value)

@@ -131,11 +131,18 @@ def _index(node: list[Any], part: str, key: str) -> int:
 
 
 def _one_line(error: pydantic.ValidationError, root: type[Any], help_command: str) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    errors = [(_path(each["loc"]), each) for each in error.errors()]
+    # where a value may be of several kinds each of them complains: the one that got furthest knows best
+    path, first = max((each for each in errors if each[0][: len(errors[0][0])] == errors[0][0]), key=lambda each: len(each[0]))
+    key = ".".join(path)
     if first["type"] == "unexpected_keyword_argument":
         return unknown_key(key, known_keys(root), help_command)
     return f"{_cut(key)}={_show(first['input'])}: {_allowed(key, keys(root)) or first['msg']}"
+
+
+def _path(place: tuple[int | str, ...]) -> list[str]:
+    """The parts of a key; pydantic puts the kind of value that it tried, like literal['free'], between them."""
+    return [str(part) for part in place if not (isinstance(part, str) and part.startswith(("literal[", "tuple[")))]
 
 
 def _allowed(key: str, schema_keys: tuple[Key, ...]) -> str | None:

@@ -2,17 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-SETTLE_STEPS, MIN_DWELL_STEPS = 40, 200  # what null means for the spans of pacing, times training.batch_tokens
-
-STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
-
-Length = Annotated[int, Field(gt=0, multiple_of=8)]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+from raystage.config.fields import STRICT, Fraction, Length, Positive
+from raystage.config.pacing import Pacing
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -77,45 +71,6 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Thresholds:
-    """Slopes d log10(loss) / d log10(compute), all below zero; a stage ends when its slope stays above."""
-
-    length: float = Field(
-        default=-0.10, lt=0, description="slope above which the sequence length is raised (measured, see docs/defaults.md)"
-    )
-    depth: float = Field(default=-0.0575, lt=0, description="slope above which layers are added (Shen et al. 2022)")
-    width: float = Field(default=-0.0475, lt=0, description="slope above which channels are added (Shen et al. 2022)")
-    both: float = Field(default=-0.03, lt=0, description="slope above which layers and channels are added at once (Shen et al. 2022)")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Pacing:
-    rule: Literal["slope", "table"] = Field(default="slope", description="slope: the loss decides; table: at fixed shares of the duration")
-    lengths: tuple[Length, ...] | None = Field(
-        default=None, description="[tokens] sequence lengths in order, up to model.context_length; null: no pacing"
-    )
-    depths: tuple[NonNegative, ...] | None = Field(
-        default=None, description="[layers] model depths in order, up to model.n_layer, from 0 on; null: no growth"
-    )
-    widths: tuple[Positive, ...] | None = Field(
-        default=None, description="[channels] model widths in order, up to model.d_model; heads and d_ff in proportion; null: no growth"
-    )
-    order: tuple[Literal["length", "depth", "width", "both"], ...] | None = Field(
-        default=None, description="order of the changes, both: depth and width at once; null: all lengths, then all depths, then all widths"
-    )
-    at: tuple[Fraction, ...] | None = Field(default=None, description="share of the duration at which each change happens (rule: table)")
-    thresholds: Thresholds = Field(default=Thresholds(), description="slopes that end a stage (rule: slope)")
-    check_every_steps: Positive = Field(default=10, description="[steps] between checks; a decision takes effect one interval later")
-    checks_in_a_row: Positive = Field(default=2, description="[checks] that must agree before a change")
-    confidence: float = Field(default=0.8, ge=0.5, lt=1, description="one-sided confidence that the slope is above its threshold")
-    window_fraction: float = Field(default=0.75, gt=0, le=1, description="latest share of the stage that the slope is fitted on")
-    settle_tokens: int | None = Field(default=None, ge=0, description="[tokens] after a change that no fit sees; null: 40 steps' worth")
-    min_dwell_tokens: int | None = Field(default=None, ge=0, description="[tokens] before a stage may end; null: 200 steps' worth")
-    max_dwell_tokens: Positive | None = Field(default=None, description="[tokens] after which a stage ends whatever its slope; null: never")
-    cutting: Literal["segment", "truncate"] = Field(default="segment", description="long rows are cut into several short ones, or cut off")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class GrowthMethod:
     placement: Literal["stack", "interleave"] = Field(
         default="stack", description="new layers on top of the old ones, or each behind the layer it comes from"
@@ -177,7 +132,13 @@ class Training:
     duration: str = Field(default="2e6 tokens", description="budget of the run: a number and 'steps', 'tokens', 'flops' or 'hours'")
     batch_tokens: Positive = Field(default=8192, description="[tokens] of one step over all workers, at the full context length")
     batch_rule: Literal["tokens", "sequences"] = Field(default="tokens", description="what stays constant when the length changes")
+    batch_lr: Literal["constant", "sqrt"] = Field(
+        default="constant", description="sqrt: with a smaller batch the rate falls by the root of its share of batch_tokens"
+    )
     micro_batch_tokens: Positive = Field(default=16384, description="[tokens] of one forward and backward on one worker")
+    preflight: bool = Field(
+        default=True, description="run the first and the largest stage once before step 1; out of memory then halves micro_batch_tokens"
+    )
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="bf16: autocast where the device has it; weights stay float32"
     )

@@ -9,47 +9,76 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raystage.data.order import RowOrder
+from raystage.data.place import Place
 from raystage.data.rows import Rows
 
 IGNORED = -100  # target of a padded position, as torch's cross_entropy has it
 
+Cutting = Literal["segment", "truncate", "recycle"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """The sequences of one step, over all ranks. `cursor` counts target tokens in the global order of rows.
+    """The sequences of one step, over all ranks.
 
     `position`, `offset`, `n_targets`, shape (n_sequences,): the row's place in the order, the first input
-    token in it, and how many targets are taken. `cursor_after`: where the next step goes on. `n_dropped`:
-    targets passed over by truncation.
+    token in it, and how many targets are taken. `place_after`: where the next step goes on, with the account.
     """
 
     position: NDArray[np.int64]
     offset: NDArray[np.int64]
     n_targets: NDArray[np.int64]
-    cursor_after: int
-    n_dropped: int
+    place_after: Place
 
     @property
     def tokens(self) -> int:
         return int(self.n_targets.sum())
 
 
-def cut(cursor: int, n_sequences: int, seq_len_tokens: int, context_length: int, mode: Literal["segment", "truncate"]) -> Cut:
-    """`n_sequences` sequences of up to `seq_len_tokens` targets from `cursor` on.
+def cut(place: Place, n_sequences: int, seq_len_tokens: int, context_length: int, mode: Cutting) -> Cut:
+    """`n_sequences` sequences of up to `seq_len_tokens` targets from `place` on.
 
     `segment` cuts a row into consecutive pieces and keeps every token (the last piece of a row is shorter
-    where the length does not divide the context); `truncate` takes the head of each row and drops its tail.
+    where the length does not divide the context); `truncate` takes the head of each row and drops its tail;
+    `recycle` takes heads and lets the tails wait: at the full context length, the rows that wait come again
+    whole, oldest first, before fresh ones. A row begun in segments is dropped (truncate) or waits (recycle).
     """
+    assert n_sequences > 0
+    assert 0 < seq_len_tokens <= context_length
+    if mode == "segment":
+        return _segments(place, n_sequences, seq_len_tokens, context_length)
     if mode == "truncate":
-        first = -(-cursor // context_length)
-        position = first + np.arange(n_sequences, dtype=np.int64)
-        lengths = np.full(n_sequences, seq_len_tokens, dtype=np.int64)
-        after = int(position[-1] + 1) * context_length
-        return Cut(position, np.zeros_like(position), lengths, after, after - cursor - n_sequences * seq_len_tokens)
-    starts = _segment_starts(cursor, n_sequences, seq_len_tokens, context_length)
+        return _heads(place.started_row_dropped(context_length), n_sequences, seq_len_tokens, context_length)
+    return _heads_and_waiting(place.started_row_waits(context_length), n_sequences, seq_len_tokens, context_length)
+
+
+def _segments(place: Place, n_sequences: int, seq_len_tokens: int, context_length: int) -> Cut:
+    starts = _segment_starts(place.cursor, n_sequences, seq_len_tokens, context_length)
     position, offset = starts // context_length, starts % context_length
     n_targets = np.minimum(seq_len_tokens, context_length - offset)
-    return Cut(position, offset, n_targets, int(starts[-1] + n_targets[-1]), 0)
+    return Cut(position, offset, n_targets, dataclasses.replace(place, cursor=int(starts[-1] + n_targets[-1])))
+
+
+def _heads(place: Place, n_sequences: int, seq_len_tokens: int, context_length: int) -> Cut:
+    position = place.next_row(context_length) + np.arange(n_sequences, dtype=np.int64)
+    after = dataclasses.replace(
+        place,
+        cursor=place.cursor + n_sequences * context_length,
+        tokens_dropped=place.tokens_dropped + n_sequences * (context_length - seq_len_tokens),
+    )
+    return _from_row_starts(position, seq_len_tokens, after)
+
+
+def _heads_and_waiting(place: Place, n_sequences: int, seq_len_tokens: int, context_length: int) -> Cut:
+    n_again = n_sequences if seq_len_tokens == context_length else 0
+    again, place = place.waiting_taken(n_again, context_length)
+    n_fresh = n_sequences - len(again)
+    fresh = place.next_row(context_length) + np.arange(n_fresh, dtype=np.int64)
+    return _from_row_starts(np.concatenate([again, fresh]), seq_len_tokens, place.heads_taken(n_fresh, seq_len_tokens, context_length))
+
+
+def _from_row_starts(position: NDArray[np.int64], seq_len_tokens: int, place_after: Place) -> Cut:
+    return Cut(position, np.zeros_like(position), np.full_like(position, seq_len_tokens), place_after)
 
 
 def _segment_starts(cursor: int, n_sequences: int, seq_len_tokens: int, context_length: int) -> NDArray[np.int64]:

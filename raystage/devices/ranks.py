@@ -44,6 +44,14 @@ class Ranks:
         dist.broadcast(vector, src=0, group=self.control)
         return [int(v) for v in vector]
 
+    def smallest(self, values: list[int]) -> list[int]:
+        """The smallest of each integer over the ranks; the length must be the same everywhere."""
+        if self.control is None:
+            return values
+        vector = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(vector, dist.ReduceOp.MIN, group=self.control)
+        return [int(v) for v in vector]
+
     def wait(self) -> None:
         """Until every rank is here."""
         if self.control is not None:

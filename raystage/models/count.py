@@ -1,5 +1,6 @@
 """Counting: sizes of axes, parameters that multiply, FLOPs of a token, and the share of a device's peak that is used."""
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -26,6 +27,7 @@ def axis_size(axis: Axis, spec: ModelSpec) -> int:
     return sizes[axis.dimension] * axis.sections
 
 
+@functools.lru_cache(maxsize=256)  # asked at every step
 def matmul_parameters(spec: ModelSpec) -> int:
     """Parameters that multiply per token: the matrices of the blocks and the head, not the embedding look-up, never 0.
 
@@ -35,6 +37,7 @@ def matmul_parameters(spec: ModelSpec) -> int:
     return spec.n_layer * block + spec.d_model * spec.vocab_size
 
 
+@functools.lru_cache(maxsize=256)
 def flops_per_token(spec: ModelSpec, seq_len_tokens: int) -> float:
     """FLOPs of forward and backward for one token: 6 N + 6 n_layer n_head head_dim seq_len.
 

@@ -1,237 +1,265 @@
 """The controller: a pure function from the losses seen so far to the decision, if any, of the latest check."""
 
 import dataclasses
-import math
 from collections.abc import Iterable
-from typing import Any, Literal
 
 from raystage.pacing import curve
 from raystage.pacing.curve import Bin
+from raystage.pacing.guard import Unstable, judge
+from raystage.pacing.interval import Interval
+from raystage.pacing.point import Check, Decision, Point, Trigger
 from raystage.pacing.policy import Policy
-from raystage.pacing.slope import MIN_POINTS, SlopeEstimate, estimate_slope
-from raystage.pacing.stage import Change
+from raystage.pacing.slope import MIN_POINTS, SlopeEstimate, end_slope
+from raystage.pacing.stage import Change, Taken
+from raystage.pacing.state import State
 
-Trigger = Literal["slope", "max_dwell", "schedule"]
-MAX_LOSS_RATIO = 1.2  # above it the loss is diverging, not saturating (SLW, 2108.06084)
 MAX_RELATIVE_ERROR = 1 / 3  # standard error over threshold above which a slope is not known well enough
-_MAX_HELD_POINTS = 10_000
+MIN_STEADY_SHARE = 0.5  # of the window over which the learning rate must stand still
+MAX_WINDOW_DECADES = 1.3  # of compute: what is further back says nothing about the slope now
+MIN_WINDOW_DECADES = 0.03  # of compute: over less, what is left of the jump at a change would be taken for the slope
+LOOK_SHARE = 0.01  # of the stage between two looks at the slope: each costs time, and is a chance to be wrong
+_MAX_EARLY_POINTS = 10_000
+_TYPICAL_SLOPE = -0.05  # for the slope that is shown where nothing waits for it
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-    """One training step as the controller sees it. Points are numbered by `step` from 1 without gaps.
+class _Candidate:
+    """Something the slope may decide: the head of a track, or to stop. `slot`: where its checks in a row are counted."""
 
-    `loss`: mean over the target tokens of all ranks; `tokens_seen`: up to and with this step;
-    `compute`: 6 x parameters x effective tokens (the slope's axis); `progress`: share of the
-    duration done; `position`: how many changes of the plan lie behind, refused ones included.
-    """
+    slot: int
+    change: Change | None
+    threshold: float
+    estimate: SlopeEstimate | None = None
 
-    step: int
-    loss: float
-    tokens_seen: float
-    compute: float
-    lr: float
-    progress: float
-    position: int
+    @property
+    def action_kind(self) -> str:
+        return self.change.kind if self.change else "stop"
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
-    """From `effective_step` on, the stage is changed by `change`; made once."""
+class _Verdict:
+    """What a check says of one candidate: the trigger, or None and the reason why not; `agrees`: the slope was above its threshold."""
 
-    decision_id: int
-    change: Change
-    check_step: int
-    effective_step: int
-    trigger: Trigger
-    slope: float | None
-    threshold: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """What one check saw and said; `reason` is why it did not fire, or the trigger."""
-
-    step: int
-    tokens_seen: float
-    stage: int
-    change: str | None
-    slope: float | None
-    slope_se: float | None
-    slope_bound: float | None
-    threshold: float | None
-    in_a_row: int
-    fired: bool
+    candidate: _Candidate | None
+    trigger: Trigger | None
     reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """All that the controller remembers; bounded in size, and plain JSON through `to_json`."""
-
-    watermark: int = 0
-    position: int = 0
-    tokens_seen: float = 0.0
-    stage_start_tokens: float = 0.0
-    bins: tuple[Bin, ...] = ()
-    open_bin: Bin | None = None
-    best_loss: float = math.inf
-    in_a_row: int = 0
-    next_decision_id: int = 1
-    pending: Decision | None = None
-    held: tuple[Point, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        tree = dataclasses.asdict(self)
-        # JSON has no infinity
-        return {**tree, "best_loss": None if math.isinf(self.best_loss) else self.best_loss}
-
-    @staticmethod
-    def from_json(tree: dict[str, Any]) -> "State":
-        pending, open_bin = tree["pending"], tree["open_bin"]
-        return State(
-            **{
-                **tree,
-                "best_loss": math.inf if tree["best_loss"] is None else tree["best_loss"],
-                "bins": tuple(Bin(**b) for b in tree["bins"]),
-                "open_bin": Bin(**open_bin) if open_bin else None,
-                "pending": decision_from_json(pending) if pending else None,
-                "held": tuple(Point(**p) for p in tree["held"]),
-            }
-        )
-
-
-def decision_from_json(tree: dict[str, Any]) -> Decision:
-    """The inverse of dataclasses.asdict."""
-    return Decision(**{**tree, "change": Change(**tree["change"])})
+    agrees: bool = False
 
 
 def observe(policy: Policy, state: State, points: Iterable[Point]) -> tuple[State, list[Check]]:
     """The state after `points`, and the checks that came due on the way; `state.pending` is the decision, if one stands.
 
     Points may come late, twice or out of order: those at or below the watermark are passed over, those
-    beyond the next number are held until the gap closes. So the decisions depend on the losses alone.
+    beyond the next number wait until the gap closes. So the decisions depend on the losses alone.
     """
-    waiting = {point.step: point for point in (*state.held, *points) if point.step > state.watermark}
+    waiting = {point.step: point for point in (*state.early, *points) if point.step > state.watermark}
     checks: list[Check] = []
-    while (point := waiting.pop(state.watermark + 1, None)) is not None:
-        state, check = _advance(policy, state, point)
+    while group := _next_group(policy, state.watermark, waiting):
+        state, check = _advance(policy, state, group)
         if check:
             checks.append(check)
-    held = tuple(waiting[step] for step in sorted(waiting)[:_MAX_HELD_POINTS])
-    return dataclasses.replace(state, held=held), checks
+    early = tuple(waiting[step] for step in sorted(waiting)[:_MAX_EARLY_POINTS])
+    return dataclasses.replace(state, early=early), checks
 
 
-def _advance(policy: Policy, state: State, point: Point) -> tuple[State, Check | None]:
-    if point.position != state.position:
-        state = _new_stage(state, point.position)
-    new = Bin(1, point.tokens_seen, math.log10(point.compute), point.loss, point.lr, point.lr)
+def _next_group(policy: Policy, watermark: int, waiting: dict[int, Point]) -> list[Point]:
+    """The points that come next without a gap, of one stage and up to the next check; taken out of `waiting`."""
+    group: list[Point] = []
+    while (point := waiting.get(watermark + 1)) is not None and (not group or _stage(point) == _stage(group[0])):
+        group.append(waiting.pop(point.step))
+        watermark = point.step
+        if watermark % policy.check_every_steps == 0:
+            break
+    return group
+
+
+def _stage(of: Point | State) -> tuple[Taken, int]:
+    """What has to be the same for two losses to lie on one curve."""
+    return of.taken, of.n_rollbacks
+
+
+def _advance(policy: Policy, state: State, group: list[Point]) -> tuple[State, Check | None]:
+    last = group[-1]
+    if _stage(last) != _stage(state):
+        # curves of two stages are not comparable: the fit starts anew, and so does the dwell
+        state = State.at(last.taken, state.watermark, state.tokens_seen, last.n_rollbacks)
+    # a decision that was not applied when its time came has been overruled by hand
+    overruled = state.pending is not None and state.pending.effective_step <= last.step
     state = dataclasses.replace(
         state,
-        watermark=point.step,
-        tokens_seen=point.tokens_seen,
-        open_bin=curve.merge(state.open_bin, new) if state.open_bin else new,
+        watermark=last.step,
+        tokens_seen=last.tokens_seen,
+        open=state.open.plus(policy, group),
+        pending=None if overruled else state.pending,
     )
-    if point.step % policy.check_every_steps:
+    if last.step % policy.check_every_steps:
         return state, None
-    return _check(policy, _close_bin(policy, state), point.progress)
+    state, unstable = _close_interval(policy, state)
+    if not unstable and not _looks(policy, state):
+        return state, None
+    return _check(policy, state, unstable, last.held)
 
 
-def _new_stage(state: State, position: int) -> State:
-    """Curves of two stages are not comparable: the fit starts anew, and so does the dwell."""
-    return State(
-        watermark=state.watermark,
-        position=position,
-        tokens_seen=state.tokens_seen,
-        stage_start_tokens=state.tokens_seen,
-        next_decision_id=state.next_decision_id,
-    )
+def _looks(policy: Policy, state: State) -> bool:
+    """Whether the stage has gone on far enough since the last look for another to tell something new."""
+    dwell_tokens = state.tokens_seen - state.stage_start_tokens
+    at_limit = policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens
+    return at_limit or dwell_tokens >= (1 + LOOK_SHARE) * state.looked_at_tokens
 
 
-def _close_bin(policy: Policy, state: State) -> State:
-    bin_ = state.open_bin
-    assert bin_ is not None
-    settled = bin_.tokens_seen - state.stage_start_tokens > policy.settle_tokens
-    return dataclasses.replace(
-        state,
-        open_bin=None,
-        bins=curve.append(state.bins, bin_) if settled else state.bins,
-        best_loss=min(state.best_loss, bin_.loss) if settled else state.best_loss,
-    )
+def _close_interval(policy: Policy, state: State) -> tuple[State, Unstable | None]:
+    interval, new = state.open, state.open.bin()
+    state = dataclasses.replace(state, open=Interval())
+    if interval.n_steps == 0 or state.tokens_seen - state.stage_start_tokens <= policy.settle_tokens:
+        return state, None
+    guard, unstable = judge(policy.guard, state.guard, interval)
+    settled = new is not None and new.tokens_seen - state.stage_start_tokens > policy.settle_tokens
+    bins = curve.append(state.bins, new) if new is not None and settled else state.bins
+    return dataclasses.replace(state, guard=guard, bins=bins), unstable
 
 
-def _check(policy: Policy, state: State, progress: float) -> tuple[State, Check]:
-    estimate = estimate_slope(*curve.log_axes(curve.steady_tail(_window(policy, state))))
-    changes = policy.plan.changes
-    change = changes[state.position] if state.position < len(changes) else None
-    threshold = policy.thresholds[change.kind] if change and policy.rule == "slope" else None
-    trigger, reason = _verdict(policy, state, progress, change, estimate, threshold)
-    in_a_row = state.in_a_row + 1 if reason in ("above threshold", "slope") else 0
-    decision = None
-    if trigger and change:
-        decision = Decision(
-            decision_id=state.next_decision_id,
-            change=change,
-            check_step=state.watermark,
-            effective_step=state.watermark + policy.lag_steps,
-            trigger=trigger,
-            slope=estimate.slope if estimate else None,
-            threshold=threshold,
-        )
+def _check(policy: Policy, state: State, unstable: Unstable | None, held: bool) -> tuple[State, Check]:
+    verdicts, estimate = _verdicts(policy, state, unstable, held)
+    verdict = next((v for v in verdicts if v.trigger), None) or _nearest(policy, verdicts)
+    in_a_row = [0] * (len(state.taken) + 1)
+    for agreeing in (v for v in verdicts if v.agrees and v.candidate):
+        assert agreeing.candidate is not None
+        in_a_row[agreeing.candidate.slot] = state.in_a_row[agreeing.candidate.slot] + 1
+    decision = _decide(policy, state, verdict)
+    candidate = verdict.candidate
+    estimate = candidate.estimate if candidate and candidate.estimate else estimate
     check = Check(
         step=state.watermark,
         tokens_seen=state.tokens_seen,
-        stage=state.position,
-        change=change.kind if change else None,
+        stage=sum(state.taken),
+        change=candidate.action_kind if candidate else None,
         slope=estimate.slope if estimate else None,
         slope_se=estimate.standard_error if estimate else None,
         slope_bound=estimate.lower_bound(policy.confidence) if estimate else None,
-        threshold=threshold,
-        in_a_row=in_a_row,
+        threshold=candidate.threshold if candidate else None,
+        in_a_row=in_a_row[candidate.slot] if candidate else 0,
         fired=decision is not None,
-        reason=reason,
+        reason=verdict.reason,
     )
-    state = dataclasses.replace(
-        state,
-        in_a_row=in_a_row,
-        pending=decision or state.pending,
-        next_decision_id=state.next_decision_id + (decision is not None),
+    looked_at_tokens = state.tokens_seen - state.stage_start_tokens
+    return dataclasses.replace(state, in_a_row=tuple(in_a_row), pending=decision or state.pending, looked_at_tokens=looked_at_tokens), check
+
+
+def _verdicts(policy: Policy, state: State, unstable: Unstable | None, held: bool) -> tuple[list[_Verdict], SlopeEstimate | None]:
+    """One for each candidate; a single one where something holds them all back. And the slope, where nobody waits for it."""
+    candidates = _candidates(policy, state.taken)
+    if unstable and policy.guard.action != "hold" and not state.pending:
+        return [_Verdict(None, "guard", unstable)], None
+    window = _window(policy, state)
+    steady = _settled_rate(policy, window)
+    moves = len(steady) < max(1, MIN_STEADY_SHARE * len(window))
+    if not candidates:
+        waits = "before its time" if policy.plan.heads(state.taken) else "plan complete"
+        reason = "decided" if state.pending else unstable or waits
+        return [_Verdict(None, None, reason)], _fit(steady, moves, _TYPICAL_SLOPE)
+    estimated = [dataclasses.replace(c, estimate=_fit(steady, moves, c.threshold)) for c in candidates]
+    common = _common_reason(policy, state, unstable, held, window, moves)
+    if common:
+        return [_Verdict(c, None, common) for c in estimated], None
+    return [_verdict(policy, state, c) for c in estimated], None
+
+
+def _candidates(policy: Policy, taken: Taken) -> list[_Candidate]:
+    heads = policy.plan.heads(taken)
+    stop = policy.thresholds.get("stop")
+    if not heads and stop is not None:
+        return [_Candidate(len(taken), None, stop)]
+    return [_Candidate(track, change, policy.threshold(change)) for track, change in heads if change.at is None]
+
+
+def _common_reason(policy: Policy, state: State, unstable: Unstable | None, held: bool, window: tuple[Bin, ...], moves: bool) -> str | None:
+    """Why no candidate can fire at this check."""
+    dwell_tokens = state.tokens_seen - state.stage_start_tokens
+    if state.pending:
+        return "decided"
+    if held:
+        return "held by hand"
+    if unstable:
+        return unstable
+    if len(window) > 0 and moves:
+        return "lr moves"
+    if policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens:
+        return None
+    if len(window) < MIN_POINTS or window[-1].log_x - window[0].log_x < MIN_WINDOW_DECADES:
+        return "settling"
+    if dwell_tokens <= policy.min_dwell_tokens:
+        return "min dwell"
+    return None
+
+
+def _verdict(policy: Policy, state: State, candidate: _Candidate) -> _Verdict:
+    dwell_tokens = state.tokens_seen - state.stage_start_tokens
+    if candidate.change and policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens:
+        return _Verdict(candidate, "max_dwell", "max dwell")
+    estimate, threshold = candidate.estimate, candidate.threshold
+    if estimate is None:
+        return _Verdict(candidate, None, "settling")
+    if estimate.standard_error > MAX_RELATIVE_ERROR * abs(threshold):
+        return _Verdict(candidate, None, "too noisy")
+    bound = estimate.lower_bound(policy.confidence)
+    if bound <= threshold:
+        return _Verdict(candidate, None, "below threshold")
+    if bound > 0:
+        return _Verdict(candidate, None, "loss rises")  # recovering or diverging: saturating losses still fall
+    if state.in_a_row[candidate.slot] + 1 < policy.checks_in_a_row:
+        return _Verdict(candidate, None, "above threshold", agrees=True)
+    return _Verdict(candidate, "slope", "slope", agrees=True)
+
+
+def _nearest(policy: Policy, verdicts: list[_Verdict]) -> _Verdict:
+    """The verdict to show where none fired: that of the candidate that is nearest to its threshold."""
+
+    def missing(verdict: _Verdict) -> float:
+        candidate = verdict.candidate
+        if candidate is None or candidate.estimate is None:
+            return 0.0
+        return 1 - candidate.estimate.lower_bound(policy.confidence) / candidate.threshold
+
+    return max(verdicts, key=missing)
+
+
+def _decide(policy: Policy, state: State, verdict: _Verdict) -> Decision | None:
+    if verdict.trigger is None:
+        return None
+    candidate = verdict.candidate
+    estimate = candidate.estimate if candidate else None
+    return Decision(
+        action=policy.guard.action if candidate is None else ("change" if candidate.change else "stop"),
+        taken=state.taken,
+        check_step=state.watermark,
+        effective_step=state.watermark + policy.lag_steps,
+        trigger=verdict.trigger,
+        track=candidate.slot if candidate and candidate.change else 0,
+        change=candidate.change if candidate else None,
+        slope=estimate.slope if estimate else None,
+        slope_se=estimate.standard_error if estimate else None,
+        threshold=candidate.threshold if candidate else None,
+        reason=verdict.reason,
     )
-    return state, check
 
 
 def _window(policy: Policy, state: State) -> tuple[Bin, ...]:
-    """The latest share of the settled stage."""
+    """The latest share of the settled stage, as far back as it bears on the slope now."""
     if not state.bins:
         return ()
     start = state.stage_start_tokens + policy.settle_tokens
     cut = state.tokens_seen - policy.window_fraction * (state.tokens_seen - start)
-    return tuple(b for b in state.bins if b.tokens_seen >= cut)
+    oldest = state.bins[-1].log_x - MAX_WINDOW_DECADES
+    return tuple(b for b in state.bins if b.tokens_seen >= cut and b.log_x >= oldest)
 
 
-def _verdict(
-    policy: Policy, state: State, progress: float, change: Change | None, estimate: SlopeEstimate | None, threshold: float | None
-) -> tuple[Trigger | None, str]:
-    """The trigger of this check, or None with the reason why not."""
-    dwell_tokens = state.tokens_seen - state.stage_start_tokens
-    if change is None:
-        return None, "plan complete"
-    if state.pending:
-        return None, "decided"
-    if policy.rule == "table":
-        return ("schedule", "schedule") if progress >= policy.at[state.position] else (None, "before its time")
-    if policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens:
-        return "max_dwell", "max dwell"
-    if estimate is None or threshold is None:
-        return None, "settling" if len(_window(policy, state)) < MIN_POINTS else "lr moves"
-    if dwell_tokens <= policy.min_dwell_tokens:
-        return None, "min dwell"
-    if state.bins[-1].loss > MAX_LOSS_RATIO * state.best_loss:
-        return None, "loss ratio"
-    if estimate.standard_error > MAX_RELATIVE_ERROR * abs(threshold):
-        return None, "too noisy"
-    if estimate.lower_bound(policy.confidence) <= threshold:
-        return None, "below threshold"
-    if state.in_a_row + 1 < policy.checks_in_a_row:
-        return None, "above threshold"
-    return "slope", "slope"
+def _settled_rate(policy: Policy, window: tuple[Bin, ...]) -> tuple[Bin, ...]:
+    """The part of a window over which the learning rate stands still, less the span that the loss needs to settle after a move."""
+    steady = curve.steady_tail(window)
+    if len(steady) == len(window):
+        return steady
+    return tuple(b for b in steady if b.tokens_seen > steady[0].tokens_seen + policy.settle_tokens) if steady else ()
+
+
+def _fit(steady: tuple[Bin, ...], moves: bool, threshold: float) -> SlopeEstimate | None:
+    return None if moves else end_slope(*curve.log_axes(steady), threshold)

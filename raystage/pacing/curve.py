@@ -10,11 +10,11 @@ MAX_BINS = 192
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Means over `n_steps` steps: cumulative tokens, log10 of compute, loss; and the range of the learning rate."""
+    """Means over `n_steps` steps: cumulative tokens, log10 of x (compute, tokens or seconds), loss; and the range of the learning rate."""
 
     n_steps: int
     tokens_seen: float
-    log_compute: float
+    log_x: float
     loss: float
     lr_min: float
     lr_max: float
@@ -30,7 +30,7 @@ def merge(a: Bin, b: Bin) -> Bin:
     return Bin(
         n_steps=n,
         tokens_seen=mean(a.tokens_seen, b.tokens_seen),
-        log_compute=mean(a.log_compute, b.log_compute),
+        log_x=mean(a.log_x, b.log_x),
         loss=mean(a.loss, b.loss),
         lr_min=min(a.lr_min, b.lr_min),
         lr_max=max(a.lr_max, b.lr_max),
@@ -63,5 +63,5 @@ def steady_tail(bins: tuple[Bin, ...], tolerance: float = 0.01) -> tuple[Bin, ..
 
 
 def log_axes(bins: tuple[Bin, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """log10 of compute and log10 of loss, shape (n_bins,) each."""
-    return np.array([b.log_compute for b in bins]), np.log10([b.loss for b in bins])
+    """log10 of x and log10 of loss, shape (n_bins,) each."""
+    return np.array([b.log_x for b in bins]), np.log10([b.loss for b in bins])

@@ -3,20 +3,33 @@
 import dataclasses
 from typing import Literal
 
-from raystage.pacing.stage import ChangeKind, Plan
+from raystage.pacing.stage import BOTH, Change, Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardPolicy:
+    """Ratios above which an interval of steps counts as unstable; None: not looked at.
+
+    `loss_ratio`: mean loss over the best of the stage (SLW, 2108.06084); `grad_norm_ratio`, `second_moment_ratio`: the largest of the
+    interval over the stage's running mean.
+    """
+
+    loss_ratio: float | None = 1.2
+    grad_norm_ratio: float | None = None
+    second_moment_ratio: float | None = None
+    action: Literal["hold", "rollback", "stop"] = "hold"
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Units: tokens are target tokens seen; `at` holds shares of the run's duration.
+    """Units: tokens are target tokens seen. `thresholds`: by kind of change, and `stop`.
 
     A decision of the check at step c takes effect at step c + check_every_steps + 1: the step
     after the next check, so that no rank ever waits for the controller.
     """
 
     plan: Plan
-    rule: Literal["slope", "table"]
-    thresholds: dict[ChangeKind, float]
+    thresholds: dict[str, float | None]
     check_every_steps: int
     checks_in_a_row: int
     confidence: float
@@ -24,8 +37,21 @@ class Policy:
     settle_tokens: float
     min_dwell_tokens: float
     max_dwell_tokens: float | None
-    at: tuple[float, ...] = ()
+    signal: Literal["loss", "probe"] = "loss"
+    axis: Literal["compute", "tokens", "seconds"] = "compute"
+    guard: GuardPolicy = dataclasses.field(default_factory=GuardPolicy)
 
     @property
     def lag_steps(self) -> int:
         return self.check_every_steps + 1
+
+    def threshold(self, change: Change) -> float:
+        """That of its kind; of several kinds at once the last to be reached, but depth and width together have their own."""
+        if change.kind == BOTH:
+            return self._of("both")
+        return max(self._of(kind) for kind in change.kind.split("+"))
+
+    def _of(self, kind: str) -> float:
+        threshold = self.thresholds[kind]
+        assert threshold is not None
+        return threshold

@@ -1,80 +1,128 @@
-"""Stages: the shape that training has, the changes between shapes, and the plan that lists them in order."""
+"""Stages: the shape that training has, the changes between shapes, and the plan that lists them."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
-ChangeKind = Literal["length", "depth", "width", "both"]
+Kind = str  # "length", "depth", "width", "batch", or several of them at once, joined by "+"
+Taken = tuple[int, ...]
 
-# what a change of each kind sets
-CHANGED: dict[ChangeKind, tuple[str, ...]] = {
-    "length": ("seq_len_tokens",),
-    "depth": ("n_layer",),
-    "width": ("d_model",),
-    "both": ("n_layer", "d_model"),
-}
-# what the record of a decision calls it
-RECORD_KINDS: dict[ChangeKind, str] = {"length": "raise_seq_len", "depth": "grow_depth", "width": "grow_width", "both": "grow_both"}
-_NAMES = ("length", "depth", "width")
+KINDS = ("length", "depth", "width", "batch")
+BOTH = "depth+width"
+_FIELDS = {"length": "seq_len_tokens", "depth": "n_layer", "width": "d_model", "batch": "batch_tokens"}
+_RECORDED = {"length": "raise_seq_len", "depth": "grow_depth", "width": "grow_width", "batch": "raise_batch"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sequence length [tokens], depth [layers] and width [channels] of a stage."""
+    """Sequence length [tokens], depth [layers] and width [channels] of a stage, and its batch [tokens a step at full context]."""
 
     seq_len_tokens: int
     n_layer: int
     d_model: int
+    batch_tokens: int
 
     def after(self, change: "Change") -> "Shape":
-        return dataclasses.replace(self, **{key: value for key, value in dataclasses.asdict(change).items() if value is not None})
+        return dataclasses.replace(self, **change.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One step of a plan: the new length, the new depth or width, or both of these at once. None: stays."""
+    """One step of a plan: a new length, depth, width or batch, or several at once. None: stays.
+
+    `at`: the share of the run's duration at which it happens; None: when the loss says so.
+    """
 
     seq_len_tokens: int | None = None
     n_layer: int | None = None
     d_model: int | None = None
+    batch_tokens: int | None = None
+    at: float | None = None
+
+    def values(self) -> dict[str, int]:
+        """The new values by the field of Shape."""
+        fields = {field: getattr(self, field) for field in _FIELDS.values()}
+        return {field: value for field, value in fields.items() if value is not None}
 
     @property
-    def kind(self) -> ChangeKind:
-        if self.seq_len_tokens is not None:
-            return "length"
-        if self.d_model is None:
-            return "depth"
-        return "width" if self.n_layer is None else "both"
+    def kind(self) -> Kind:
+        return "+".join(kind for kind, field in _FIELDS.items() if getattr(self, field) is not None)
+
+    @property
+    def grows(self) -> bool:
+        """Whether the model gets larger."""
+        return self.n_layer is not None or self.d_model is not None
+
+    @property
+    def record_kind(self) -> str:
+        """What the record of a decision calls it."""
+        if self.kind == BOTH:
+            return "grow_both"
+        return "+".join(_RECORDED[kind] for kind in self.kind.split("+"))
 
     def __str__(self) -> str:
-        return " and ".join(f"{name} {value}" for name, value in zip(_NAMES, dataclasses.astuple(self), strict=True) if value is not None)
+        return " and ".join(f"{kind} {getattr(self, _FIELDS[kind])}" for kind in self.kind.split("+"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The first stage's shape and the changes that follow, in order."""
+    """The first stage's shape, and tracks of changes: within a track they come in order, the heads of several tracks compete.
+
+    `taken` counts the changes of each track that lie behind, refused ones included.
+    """
 
     start: Shape
-    changes: tuple[Change, ...]
+    tracks: tuple[tuple[Change, ...], ...]
+
+    @property
+    def untouched(self) -> Taken:
+        return (0,) * len(self.tracks)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All of them, one track after the other."""
+        return tuple(change for track in self.tracks for change in track)
+
+    def heads(self, taken: Taken) -> list[tuple[int, Change]]:
+        """The changes that may come next, each with its track."""
+        return [(number, track[n]) for number, (track, n) in enumerate(zip(self.tracks, taken, strict=True)) if n < len(track)]
 
     def shapes(self) -> list[Shape]:
-        """The shape of every stage, if no change is refused."""
+        """The shape of every stage, if no change is refused and the tracks come one after the other."""
         shapes = [self.start]
         for change in self.changes:
             shapes.append(shapes[-1].after(change))
         return shapes
 
+    def taken_at(self, shape: Shape) -> Taken | None:
+        """The changes that lie behind a stage of this shape; None where it is no stage of this plan."""
+        taken, reached = [], self.start
+        for track in self.tracks:
+            behind = [change for change in track if _is_behind(change, shape)]
+            taken.append(len(behind))
+            for change in behind:
+                reached = reached.after(change)
+        return tuple(taken) if reached == shape else None
 
-def make_plan(lengths: Sequence[int], depths: Sequence[int], widths: Sequence[int], order: Sequence[ChangeKind] | None = None) -> Plan:
-    """A plan through the given values; without an `order`: all lengths, then all depths, then all widths.
 
-    `both` in an order takes the next depth and the next width at once. Raises ValueError when `order` does not take
-    each value exactly once.
+def take(taken: Taken, track: int) -> Taken:
+    """`taken` with one more change of that track behind."""
+    return (*taken[:track], taken[track] + 1, *taken[track + 1 :])
+
+
+def make_track(values: Mapping[str, Sequence[int]], order: Sequence[Kind], at: Sequence[float] | None = None) -> tuple[Change, ...]:
+    """The changes to `values` (by kind, in rising order) in this order of kinds; `at`: a share of the duration for each.
+
+    Raises ValueError when the order does not take each value exactly once.
     """
-    remaining = {"seq_len_tokens": list(lengths[1:]), "n_layer": list(depths[1:]), "d_model": list(widths[1:])}
-    if order is None:
-        order = [*["length"] * len(lengths[1:]), *["depth"] * len(depths[1:]), *["width"] * len(widths[1:])]  # type: ignore[list-item]
-    if any(sum(key in CHANGED[kind] for kind in order) != len(values) for key, values in remaining.items()):
+    remaining = {kind: list(given) for kind, given in values.items()}
+    kinds = [kind.split("+") for kind in order]
+    if any(sum(kind in parts for parts in kinds) != len(given) for kind, given in remaining.items()):
         raise ValueError(f"order {list(order)} does not take each value exactly once")
-    changes = tuple(Change(**{key: remaining[key].pop(0) for key in CHANGED[kind]}) for kind in order)
-    return Plan(Shape(lengths[0], depths[0], widths[0]), changes)
+    shares: Sequence[float | None] = at or [None] * len(kinds)
+    return tuple(
+        Change(**{_FIELDS[kind]: remaining[kind].pop(0) for kind in parts}, at=share) for parts, share in zip(kinds, shares, strict=True)
+    )
+
+
+def _is_behind(change: Change, shape: Shape) -> bool:
+    return all(getattr(shape, field) >= value for field, value in change.values().items())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jinja2
 
+from raystage.report.account import account_of
 from raystage.report.facts import Facts, facts_of
 from raystage.report.figure import panels_of, svg_uri
 from raystage.report.run import Run
@@ -39,6 +40,7 @@ def _section(index: int, run: Run) -> dict[str, object]:
         "setting": _setting(run, facts),
         "stages": [_row(stage, facts) for stage in stages],
         "final": stages[-1],
+        "account": account_of(run.records.train[-1]),
         "others": [sentence(decision) for decision in run.records.decisions if decision not in [stage.ended_by for stage in stages]],
         "sample": run.sample_text,
         "config": run.config_text,

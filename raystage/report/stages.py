@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import groupby
 
+from raystage.tracking.decision_text import is_change
 from raystage.tracking.records import Record, RunRecords
 
 LAST_STEPS = 10
-_CHANGES = ("raise_seq_len", "grow_depth", "grow_width", "grow_both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,5 +101,5 @@ def _val_loss(val: Sequence[Record], first: Record, last: Record) -> float | Non
 
 def _end(decisions: Sequence[Record], first_step: int, next_step: int) -> Record | None:
     inside = [d for d in decisions if d["outcome"] == "applied" and first_step <= d["effective_step"] <= next_step]
-    changes = [d for d in inside if d["kind"] in _CHANGES or d["kind"] == "rollback"]
+    changes = [d for d in inside if is_change(d) or d["kind"] == "rollback"]
     return changes[-1] if changes else None

@@ -5,8 +5,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from raystage.pacing.controller import Check, Point, State, observe
+from raystage.pacing.controller import observe
+from raystage.pacing.point import Check, Point
 from raystage.pacing.policy import Policy
+from raystage.pacing.state import State
 
 
 class ControllerShell:
@@ -14,7 +16,7 @@ class ControllerShell:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._state = State()
+        self._state = State.at(policy.plan.untouched)
         self._attempt = 0
         self._stop = False
 

@@ -20,7 +20,7 @@ from raystage.tracking import Follower, Sink
 from raystage.tracking.console import Console
 from raystage.tracking.mlflow_sink import MlflowSink
 from raystage.training.checkpoint import CheckpointStore
-from raystage.training.policy import vocab_size_of
+from raystage.training.stage_model import vocab_size_of
 from raystage.training.start import find_checkpoint
 
 _LAST_DELIVERY_S = 30.0
@@ -70,7 +70,7 @@ def train(config: Config, make_engine: Callable[[], Engine], progress: Progress,
 
 def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
     store = CheckpointStore(folder.path)
-    stored = store.latest_good(damage)
+    stored = store.latest_good(on_damage=damage)
     if stored is None and store.folders():
         raise ConfigError(f"{store.folder}: none of its checkpoints is usable; move them away to start again, or choose another name")
     return stored is not None and stored.manifest.counters.progress(parse_duration(config.training.duration)) >= 1.0

@@ -8,8 +8,8 @@ from raystage.config import ConfigError, load
 from raystage.config.duration import parse_duration
 from raystage.config.grow import Target
 from raystage.models.family import ModelSpec
-from raystage.pacing.controller import State
-from raystage.pacing.stage import RECORD_KINDS, Change
+from raystage.pacing.stage import Change
+from raystage.pacing.state import State
 from raystage.training.manifest import Manifest
 
 
@@ -36,7 +36,7 @@ def grown_manifest(
     counters = before.counters.after_growth(change, before.shape, target, progress)
     record: dict[str, Any] = {
         "decision_id": 1 + max((record["decision_id"] for record in before.decisions), default=0),
-        "kind": RECORD_KINDS[change.kind],
+        "kind": change.record_kind,
         "from": dataclasses.asdict(before.shape),
         "to": dataclasses.asdict(shape),
         "check_step": counters.step,
@@ -55,17 +55,16 @@ def grown_manifest(
         "lr_position": progress - counters.lr_shift,
         "rewarm_steps": None,
     }
-    position = before.position + 1
-    tokens = counters.tokens_seen
+    taken = (before.position + 1,)  # of no plan: the configuration that trains on finds the stage by its shape
     return dataclasses.replace(
         before,
         reason="grown",
         pinned=False,
         spec=spec,
         shape=shape,
-        position=position,
+        taken=taken,
         counters=counters,
-        controller=State(watermark=counters.step, position=position, tokens_seen=tokens, stage_start_tokens=tokens),
+        controller=State.at(taken, counters.step, counters.tokens_seen),
         unresolved=(),
         decisions=(*before.decisions, record),
         mlflow_run_id=None,

@@ -18,7 +18,7 @@ from raystage.growth.sizes import target_of
 from raystage.models.family import ModelSpec
 from raystage.runtime.grow_manifest import duration_of
 from raystage.runtime.grow_source import Source, open_source
-from raystage.training.policy import method_from
+from raystage.training.stage_model import method_from
 
 _FLOAT32_BYTES = 4
 

@@ -12,7 +12,8 @@ from raystage.devices.ranks import Ranks
 from raystage.runtime.engine import EngineError
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.training.checkpoint import CheckpointError
-from raystage.training.loop import FencedError, TrainingError
+from raystage.training.rehearsal import RehearsalError
+from raystage.training.run import FencedError, TrainingError
 
 
 def torchrun_rank() -> int | None:
@@ -61,7 +62,7 @@ class LocalEngine:
     def _run(self, assignment: Assignment) -> bool:
         try:
             return run_rank(assignment, self._device, self.ranks, self._threads, stop_requested=self._stop.is_set)
-        except (TrainingError, FencedError, CheckpointError) as error:
+        except (TrainingError, FencedError, CheckpointError, RehearsalError) as error:
             raise EngineError(str(error)) from error
 
     def request_stop(self) -> None:

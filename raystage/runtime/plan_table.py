@@ -1,39 +1,69 @@
-"""The stages that a configuration allows, as a table; runs nothing."""
+"""The stages that a configuration leads to, as a table: what each is, costs, and ends with."""
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from raystage.config import Config
+from raystage.config.duration import parse_duration
+from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, matmul_parameters
-from raystage.tracking.units import count
-from raystage.training.policy import plan_of, spec_of, vocab_size_of
+from raystage.runtime.plan_stages import PlannedStage, planned_stages
+from raystage.tracking import units
+from raystage.training.policy import plan_of
+from raystage.training.preflight import largest_micro_batch
+from raystage.training.rehearsal import rehearse, seconds_per_token
+from raystage.training.stage_model import spec_of, vocab_size_of
 
 
-def plan_table(config: Config) -> Table:
-    """One line a stage: shape, parameters that multiply a token (N), FLOPs of a token, and what ends it."""
-    table = Table("stage", "length", "layers x channels", "heads", "N", "FLOPs a token", "ends", box=SIMPLE)
-    plan, tokenizer = plan_of(config), config.data.tokenizer
-    vocab_size = config.model.vocab_size or vocab_size_of(config, tokenizer.vocab_size)
-    for number, shape in enumerate(plan.shapes(), 1):
-        spec = spec_of(config, shape, vocab_size, eot_id=0)
+def plan_table(config: Config, measure: bool = False) -> Table:
+    """One line a stage. `measure`: runs every stage for one micro-batch on this machine, for the time that it takes."""
+    speeds = _measured(config) if measure else None
+    stages = planned_stages(config, speeds)
+    caption = _caption(config, stages, speeds is not None)
+    table = Table("stage", "length", "layers x channels", "N", "tokens", "FLOPs", "time", "ends", box=SIMPLE, caption=caption)
+    tokens, flops, seconds = (sum(values) for values in zip(*((s.tokens, s.flops, s.seconds or 0.0) for s in stages), strict=True))
+    for number, stage in enumerate(stages, 1):
+        guess = "" if stage.by_clock else "~"
         table.add_row(
             str(number),
-            str(shape.seq_len_tokens),
-            f"{shape.n_layer} x {shape.d_model}",
-            str(spec.n_head),
-            count(matmul_parameters(spec)),
-            f"{flops_per_token(spec, shape.seq_len_tokens):.1e}",
-            _end(config, number - 1),
+            str(stage.shape.seq_len_tokens),
+            f"{stage.shape.n_layer} x {stage.shape.d_model}",
+            units.count(matmul_parameters(stage.spec)),
+            f"{guess}{units.count(stage.tokens)} ({stage.tokens / tokens:.0%})" if stage.tokens else f"{guess}not reached",
+            f"{units.flops(stage.flops)} ({stage.flops / flops:.0%})" if stage.tokens else "",
+            "" if not stage.seconds else f"{units.duration(stage.seconds)} ({stage.seconds / seconds:.0%})",
+            _end(config, stage),
         )
     return table
 
 
-def _end(config: Config, number: int) -> str:
-    changes, pacing = plan_of(config).changes, config.pacing
-    if number == len(changes):
+def _end(config: Config, stage: PlannedStage) -> str:
+    change, thresholds = stage.ended_by, config.pacing.thresholds
+    if change is None:
         return f"run, {config.training.duration}"
-    change = changes[number]
-    if pacing.rule == "table":
-        assert pacing.at is not None
-        return f"at {pacing.at[number]:.0%}: {change}"
-    return f"slope > {getattr(pacing.thresholds, change.kind)}: {change}"
+    if change.at is not None:
+        return f"at {change.at:.1%}: {change}"
+    kinds = ["both"] if change.kind == "depth+width" else change.kind.split("+")
+    return f"slope > {max(getattr(thresholds, kind) for kind in kinds)}: {change}"
+
+
+def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> str:
+    last = stages[-1]
+    static = sum(stage.tokens for stage in stages) * flops_per_token(last.spec, last.shape.seq_len_tokens)
+    lines = [f"in all {sum(stage.flops for stage in stages) / static:.0%} of the FLOPs of the target on as many tokens"]
+    if not all(stage.by_clock for stage in stages):
+        lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
+    if not is_measured:
+        lines.append("--measure adds times, from one micro-batch of each stage on this machine")
+        if parse_duration(config.training.duration).unit == "hours":
+            lines.append("of a duration in hours the tokens are not known without it: they stand for a million a second")
+    return "\n".join(lines)
+
+
+def _measured(config: Config) -> list[float]:
+    device, shapes = pick_device(config.runtime.device), plan_of(config).shapes()
+    vocab_size = config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
+    pairs = [(spec_of(config, shape, vocab_size, eot_id=0), shape.seq_len_tokens) for shape in shapes]
+    rehearsal = rehearse(config, pairs, device, Ranks(), largest_micro_batch(config, 1))
+    return list(seconds_per_token(rehearsal, config.training.batch_tokens, world_size=1))

@@ -19,8 +19,9 @@ from raystage.runtime.controller_actor import ActorController, start_controller
 from raystage.runtime.engine import EngineError
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.training.checkpoint import CheckpointError
-from raystage.training.loop import TrainingError
 from raystage.training.policy import policy_of
+from raystage.training.rehearsal import RehearsalError
+from raystage.training.run import TrainingError
 
 _MARK = "outcome"
 _FINISHED, _STOPPED = "finished", "stopped"
@@ -77,7 +78,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     ranks = Ranks.of_process()
     try:
         said = _FINISHED if _run_worker(assignment, ranks, settings["controller"]) else _STOPPED
-    except (TrainingError, CheckpointError, ConfigError) as error:
+    except (TrainingError, CheckpointError, ConfigError, RehearsalError) as error:
         said = str(error)
     if ranks.is_first:
         (assignment.run_dir / "ray" / _MARK).write_text(said)

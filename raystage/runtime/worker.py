@@ -10,13 +10,16 @@ from raystage.config import Config
 from raystage.data.corpus import Corpus
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
+from raystage.runtime.commands_file import CommandsFile
 from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.job import Job
-from raystage.training.loop import Loop, Outside
+from raystage.training.loop import Loop
 from raystage.training.manifest import Manifest
 from raystage.training.ports import RemoteController
+from raystage.training.preflight import preflight
+from raystage.training.run import Outside, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +72,12 @@ def run_rank(
             recorder=FileRecorder(folder.path, resume),
             remote=remote(attempt) if remote else None,
             stop_requested=stop_requested,
+            commands=CommandsFile(folder.path),
             still_ours=lambda: folder.attempt() == attempt,
             tracking_run_id=lambda: _mlflow_run_id(folder.path),
         )
-    return Loop(job, resume, device, ranks, outside).run()
+    rehearsed = preflight(job, device, ranks) if job.config.training.preflight else None
+    return Loop(Run(job, resume, device, ranks, outside, rehearsed), resume).train()
 
 
 def _is_repeated(record: dict[str, Any], manifest: Manifest) -> bool:

@@ -20,6 +20,9 @@ class Terminal(rich.console.Console):
         self.quiet = True
 
 
+_ORDER = {"start": 2, "preflight": 3}  # of events at one step; decisions come second
+
+
 class Console:
     """A sink that shows progress. Between `start` and `close` it owns the terminal's last lines."""
 
@@ -65,7 +68,7 @@ class Console:
         events: list[tuple[int, int, str]] = []
         for record in records:
             self._progress = advance(self._progress, record)
-            events.append((record["step"], 2 if record["kind"] == "start" else 0, event_line(record)))
+            events.append((record["step"], _ORDER.get(record["kind"], 0), event_line(record)))
         for decision in decisions:
             self._progress = decided(self._progress, decision)
             events.append((decision["effective_step"], 1, decision_line(decision)))

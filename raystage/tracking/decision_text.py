@@ -2,18 +2,32 @@
 
 from raystage.tracking.records import Record
 
-_LENGTH, _DEPTH, _WIDTH = ("length", "seq_len_tokens"), ("depth", "n_layer"), ("width", "d_model")
-_CHANGES = {"raise_seq_len": (_LENGTH,), "grow_depth": (_DEPTH,), "grow_width": (_WIDTH,), "grow_both": (_DEPTH, _WIDTH)}
+_FIELDS = {"length": "seq_len_tokens", "depth": "n_layer", "width": "d_model", "batch": "batch_tokens"}
+_CHANGES = {
+    "raise_seq_len": ("length",),
+    "grow_depth": ("depth",),
+    "grow_width": ("width",),
+    "grow_both": ("depth", "width"),
+    "raise_batch": ("batch",),
+}
 
 
 def label(decision: Record) -> str:
-    """A few words: `length 32→64`, `depth 2→4 refused`, `depth 1→2 width 32→64`, `hold`."""
+    """A few words: `length 32→64`, `depth 2→4 refused`, `depth 1→2 width 32→64`, `hold`, `rollback to step 400`."""
     refused = " refused" if decision.get("outcome") == "refused" else ""
     kind = decision["kind"]
-    if kind not in _CHANGES:
+    if kind == "rollback":
+        return f"rollback to step {decision['restored_step']}{refused}"
+    if not is_change(decision):
         return f"{kind}{refused}"
-    changes = (f"{name} {decision['from'][key]}→{decision['to'][key]}" for name, key in _CHANGES[kind])
-    return " ".join(changes) + refused
+    names = [name for part in kind.split("+") for name in _CHANGES[part]]
+    before, after = decision["from"], decision["to"]
+    return " ".join(f"{name} {before[_FIELDS[name]]}→{after[_FIELDS[name]]}" for name in names) + refused
+
+
+def is_change(decision: Record) -> bool:
+    """Whether it is a change of stage: a length, a size, a batch."""
+    return all(part in _CHANGES for part in decision["kind"].split("+"))
 
 
 def reason(decision: Record) -> str:
@@ -21,6 +35,9 @@ def reason(decision: Record) -> str:
     trigger, slope, threshold = decision.get("trigger"), decision.get("slope"), decision.get("threshold")
     if trigger == "slope" and slope is not None and threshold is not None:
         return f"slope {slope:.4g} above {threshold:.4g}"
+    words = decision.get("reason")
+    if trigger in ("guard", "manual") and words:
+        return f"{'by the guard' if trigger == 'guard' else 'by hand'}: {words}"
     names = {"max_dwell": "after max dwell", "schedule": "by the schedule", "guard": "by the guard", "manual": "by hand"}
     return names.get(str(trigger), str(trigger))
 

@@ -33,6 +33,8 @@ _METRIC_KEYS = {
     ],
     "val": ["val_loss"],
 }
+# most runs have none of these, and a metric costs space at every step
+_IF_ANY = {"train": ["tokens_dropped", "tokens_waiting", "tokens_recycled", "tokens_undone", "probe_loss", "second_moment"]}
 _MAX_PARAM_CHARS = 6000
 _MAX_TAG_CHARS = 8000
 _ELLIPSIS = "..."
@@ -46,7 +48,9 @@ def metrics_of(record: Record, run_start_ms: int) -> "list[Metric]":
     """
     from mlflow.entities import Metric
 
-    keys = [key for key in _METRIC_KEYS.get(str(record["kind"]), []) if record.get(key) is not None]
+    kind = str(record["kind"])
+    keys = [key for key in _METRIC_KEYS.get(kind, []) if record.get(key) is not None]
+    keys += [key for key in _IF_ANY.get(kind, []) if record.get(key)]
     return [Metric(key, float(record[key]), run_start_ms + round(1000 * record["time_s"]), record["step"]) for key in keys]
 
 

@@ -28,7 +28,7 @@ def progress_line(progress: Progress, duration: Duration) -> str:
 
 
 def event_line(record: Record) -> str:
-    """One line for a start, a validation or the end; empty for other records."""
+    """One line for a start, a preflight, a validation or the end; empty for other records."""
     match record["kind"]:
         case "start":
             again = f", attempt {record['attempt']}" if record["step"] else ""
@@ -36,6 +36,8 @@ def event_line(record: Record) -> str:
         case "val":
             end = ", end of the stage" if record["stage_end"] else ""
             return f"validation at step {record['step']}: loss {number(record['val_loss'], '.4f')}{end}"
+        case "preflight":
+            return _preflight(record)
         case "end":
             return f"end at step {record['step']}: {units.count(record['tokens_seen'])} tokens in {units.duration(record['time_s'])}"
     return ""
@@ -67,3 +69,13 @@ def _slope(check: Record | None, newest: Record) -> str:
         return ""
     threshold = check["threshold"]
     return f"slope {check['slope']:.3f}" + (f" of {threshold:.3f}" if threshold is not None else "")
+
+
+def _preflight(record: Record) -> str:
+    """What fits, and how long a million tokens will take in the first stage and in the last."""
+    fits, asked = record["micro_batch_tokens"], record["micro_batch_tokens_asked"]
+    memory = f"micro-batch of {fits} tokens fits" + (f", {asked} ran out of memory" if fits < asked else "")
+    times = [units.duration(1e6 * stage["seconds_per_token"]) for stage in record["stages"]]
+    speed = times[0] if len(times) == 1 else f"{times[0]} in the first stage, {times[-1]} in the last"
+    compiled = f"; compiling took {units.duration(record['compile_s'])}" if record["compile_s"] else ""
+    return f"preflight: {memory}; a million tokens take about {speed}{compiled}"

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -73,17 +74,22 @@ class CheckpointStore:
             if not counts:
                 folder.rename(folder.with_name(f"damaged-{folder.name}"))
 
+    def has_end(self) -> bool:
+        """Whether the run has been trained to its end, and not gone on since."""
+        folders = self.folders()
+        return bool(folders) and folders[-1].name.endswith("-end")
+
     def is_pinned(self, step: int, reason: str) -> bool:
         """Whether a checkpoint of this step was pinned for this reason, in whatever attempt."""
         return any(self.folder.glob(f"{step:08d}-*-{reason}"))
 
-    def latest_good(self, on_damage: list[str] | None = None) -> Stored | None:
-        """The newest checkpoint whose files match their checksums. Damaged ones are named in `on_damage`."""
+    def latest_good(self, among: Callable[[Manifest], bool] = lambda _: True, on_damage: list[str] | None = None) -> Stored | None:
+        """The newest checkpoint of those wanted whose files match their checksums. Damaged ones are named in `on_damage`."""
         readable = self.all()
         if on_damage is not None:
             torn = set(self.folders()) - {stored.folder for stored in readable}
             on_damage += [f"checkpoint {folder.name} is passed over: {_unreadable(folder)}" for folder in sorted(torn)]
-        for stored in reversed(readable):
+        for stored in reversed([stored for stored in readable if among(stored.manifest)]):
             damaged = damaged_files(stored)
             if not damaged:
                 return stored

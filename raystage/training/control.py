@@ -3,11 +3,12 @@
 import dataclasses
 
 from raystage.devices.ranks import Ranks
-from raystage.pacing.controller import Decision
-from raystage.pacing.stage import Change
+from raystage.pacing.point import Action, Decision, Trigger
+from raystage.pacing.stage import Plan, Taken
 
 _SAVE, _STOP = 1, 2
-_STAYS = -1
+_ACTIONS: tuple[Action, ...] = ("change", "hold", "resume", "rollback", "stop")
+_TRIGGERS: tuple[Trigger, ...] = ("slope", "max_dwell", "schedule", "guard", "manual")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +21,25 @@ class Orders:
     elapsed_s: float
 
 
-def share_orders(ranks: Ranks, orders: Orders) -> Orders:
-    """Rank 0's orders on every rank; those of the others are ignored. Slope and trigger stay on rank 0."""
+def share_orders(ranks: Ranks, orders: Orders, plan: Plan, taken: Taken) -> Orders:
+    """Rank 0's orders on every rank; those of the others are ignored. Slope and reason stay on rank 0.
+
+    `plan`, `taken`: what the decision is about, the same on every rank, so that a track's number is enough.
+    """
     decision = orders.decision
-    head = [decision.decision_id, decision.effective_step, *_of_change(decision.change)] if decision else [0, 0, _STAYS, _STAYS, _STAYS]
+    head = [-1, 0, 0, 0, 0]
+    if decision:
+        head = [
+            _ACTIONS.index(decision.action),
+            _TRIGGERS.index(decision.trigger),
+            decision.track,
+            decision.check_step,
+            decision.effective_step,
+        ]
     flags = _SAVE * orders.save + _STOP * orders.stop
-    *head, flags, elapsed_ms = ranks.from_first([*head, flags, round(orders.elapsed_s * 1000)])
-    if not ranks.is_first:
-        decision_id, effective_step, *values = head
-        change = Change(*(None if value == _STAYS else value for value in values))
-        decision = Decision(decision_id, change, 0, effective_step, "slope", None, None) if decision_id else None
-    return Orders(decision, bool(flags & _SAVE), bool(flags & _STOP), elapsed_ms / 1000)
-
-
-def _of_change(change: Change) -> list[int]:
-    return [_STAYS if value is None else value for value in dataclasses.astuple(change)]
+    action, trigger, track, check_step, effective_step, flags, elapsed_ms = ranks.from_first([*head, flags, round(orders.elapsed_s * 1000)])
+    if not ranks.is_first and action >= 0:
+        name = _ACTIONS[action]
+        change = plan.tracks[track][taken[track]] if name == "change" else None
+        decision = Decision(name, taken, check_step, effective_step, _TRIGGERS[trigger], track, change)
+    return Orders(decision if action >= 0 else None, bool(flags & _SAVE), bool(flags & _STOP), elapsed_ms / 1000)

@@ -4,8 +4,11 @@ Where there is no remote controller, or it does not answer, rank 0 runs the same
 decision depends on the losses alone.
 """
 
-from raystage.pacing.controller import Check, Decision, Point, State, observe
+from raystage.pacing.controller import observe
+from raystage.pacing.point import Check, Decision, Point
 from raystage.pacing.policy import Policy
+from raystage.pacing.stage import Taken
+from raystage.pacing.state import State
 from raystage.training.ports import RemoteController
 
 
@@ -41,11 +44,11 @@ class Coordinator:
         self.unresolved = ()
         return checks
 
-    def due(self, step: int, position: int) -> Decision | None:
-        """The decision that takes effect at `step` with `position` changes behind, if there is one.
+    def due(self, step: int, taken: Taken) -> Decision | None:
+        """The decision that takes effect at `step` with these changes behind, if there is one.
 
-        The controller learns from later points that its decision was applied; until then the position tells.
+        The controller learns from later points that its decision was applied; until then `taken` tells.
         """
         pending = self.state.pending
-        is_due = pending is not None and pending.effective_step == step and self.state.position == position
+        is_due = pending is not None and pending.effective_step == step and pending.taken == taken
         return pending if is_due else None

@@ -1,4 +1,4 @@
-"""What a run has done so far: the counts that every rank keeps alike and every checkpoint holds."""
+"""Counts of a run that every checkpoint holds."""
 
 import dataclasses
 import math
@@ -6,37 +6,42 @@ from typing import Any
 
 from raystage.config.duration import Duration
 from raystage.config.schema import GrowthMethod
+from raystage.data.batch import Cut
+from raystage.data.place import Place
 from raystage.pacing.stage import Change, Shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Counters:
-    """Units: tokens are target tokens over all ranks; `cursor` is the place in the global order of tokens.
+    """Units: tokens are target tokens over all ranks; `place`: in the global order of tokens, with the account of each.
 
     `effective_tokens`: tokens seen, put back by rho at each growth; `flops`: really spent, every stage charged;
-    `lr_shift`: progress that growth has put the learning-rate schedule back by; `grown_at_step`: of the last
-    growth; `elapsed_s`: wall time of training as rank 0 told it at the last boundary.
+    `lr_shift`: progress that growth has put the learning-rate schedule back by; `grown_at_step`: of the last growth; `elapsed_s`: wall
+    time of training as rank 0 told it at the last boundary; `duration_share`: of the configured duration, below 1 once the slope has
+    ended the run; `held`: pacing waits for a word by hand; `tokens_undone`: seen, and unlearned by rollbacks.
     """
 
     step: int = 0
     tokens_seen: int = 0
-    tokens_dropped: int = 0
-    cursor: int = 0
+    place: Place = dataclasses.field(default_factory=Place)
     flops: float = 0.0
     effective_tokens: float = 0.0
     lr_shift: float = 0.0
     grown_at_step: int | None = None
     elapsed_s: float = 0.0
+    duration_share: float = 1.0
+    held: bool = False
+    tokens_undone: int = 0
+    n_rollbacks: int = 0
 
-    def after_step(self, tokens: int, dropped: int, cursor: int, flops: float) -> "Counters":
+    def after_step(self, cut: Cut, flops: float) -> "Counters":
         return dataclasses.replace(
             self,
             step=self.step + 1,
-            tokens_seen=self.tokens_seen + tokens,
-            tokens_dropped=self.tokens_dropped + dropped,
-            cursor=cursor,
+            tokens_seen=self.tokens_seen + cut.tokens,
+            place=cut.place_after,
             flops=self.flops + flops,
-            effective_tokens=self.effective_tokens + tokens,
+            effective_tokens=self.effective_tokens + cut.tokens,
         )
 
     def after_growth(self, change: Change, before: Shape, growth: GrowthMethod, progress: float) -> "Counters":
@@ -57,11 +62,34 @@ class Counters:
             grown_at_step=self.step,
         )
 
+    def after_rollback(self, restored: "Counters", context_length: int) -> "Counters":
+        """These counters with the parameters of a checkpoint whose counters were `restored`.
+
+        Steps, tokens and FLOPs go on, since they were spent, and so does the data; what belongs to the parameters goes back.
+        """
+        return dataclasses.replace(
+            self,
+            effective_tokens=restored.effective_tokens,
+            lr_shift=restored.lr_shift,
+            grown_at_step=restored.grown_at_step,
+            place=restored.place.after_rollback(self.place, context_length),
+            tokens_undone=restored.tokens_undone + self.tokens_seen - restored.tokens_seen,
+            n_rollbacks=self.n_rollbacks + 1,
+        )
+
+    def after_stop(self, duration: Duration, decay_fraction: float) -> "Counters":
+        """The duration cut so that what is left of it is the decay of the learning rate, the last `decay_fraction` of the whole."""
+        done = self.progress(duration) * self.duration_share
+        return dataclasses.replace(self, duration_share=min(self.duration_share, done / (1 - decay_fraction)))
+
     def progress(self, duration: Duration) -> float:
         """Share of the duration done; 1 or more when the run is over."""
         done = {"steps": self.step, "tokens": self.tokens_seen, "flops": self.flops, "hours": self.elapsed_s / 3600}
-        return done[duration.unit] / duration.amount
+        return done[duration.unit] / (duration.amount * self.duration_share)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "place": self.place.to_json()}
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Counters":
-        return Counters(**tree)
+        return Counters(**{**tree, "place": Place.from_json(tree["place"])})

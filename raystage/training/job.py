@@ -1,6 +1,7 @@
 """What a training process is told before it starts."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 from raystage.config.duration import Duration, parse_duration
@@ -8,7 +9,7 @@ from raystage.config.schema import Config
 from raystage.data.corpus import Corpus
 from raystage.models.family import ModelSpec
 from raystage.pacing.stage import Shape
-from raystage.training.policy import spec_of, vocab_size_of
+from raystage.training.stage_model import spec_of, vocab_size_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Job:
     run_dir: Path
     attempt: int
 
-    @property
+    @functools.cached_property
     def duration(self) -> Duration:
         return parse_duration(self.config.training.duration)
 

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from raystage.models.family import ModelSpec
-from raystage.pacing.controller import Point, State
-from raystage.pacing.stage import Shape
+from raystage.pacing.point import Point
+from raystage.pacing.stage import Shape, Taken
+from raystage.pacing.state import State
 from raystage.training.counters import Counters
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """`controller`: its state at its watermark; `unresolved`: the points after it, not yet answered.
 
-    `position`: changes of the plan behind; `decisions`: the records of all of them; `reason`: why this
+    `taken`: changes of the plan behind, by track; `decisions`: the records of all of them; `reason`: why this
     checkpoint was written; `pinned`: never retired; `files`: blake2b of each tensor file, by name.
     """
 
@@ -27,7 +28,7 @@ class Manifest:
     pinned: bool
     spec: ModelSpec
     shape: Shape
-    position: int
+    taken: Taken
     counters: Counters
     controller: State
     unresolved: tuple[Point, ...]
@@ -45,8 +46,18 @@ class Manifest:
         """Order of checkpoints: step, then changes behind, then attempt."""
         return (self.counters.step, self.position, self.attempt)
 
+    @property
+    def position(self) -> int:
+        """How many changes of the plan lie behind."""
+        return sum(self.taken)
+
     def to_json(self) -> str:
-        tree = {**dataclasses.asdict(self), "controller": self.controller.to_json()}
+        tree = {
+            **dataclasses.asdict(self),
+            "counters": self.counters.to_json(),
+            "controller": self.controller.to_json(),
+            "unresolved": [point.to_json() for point in self.unresolved],
+        }
         return json.dumps(tree, indent=1)
 
 
@@ -60,10 +71,11 @@ def read_manifest(path: Path) -> Manifest:
             **{
                 **tree,
                 "spec": ModelSpec(**tree["spec"]),
+                "taken": tuple(tree["taken"]),
                 "shape": Shape(**tree["shape"]),
-                "counters": Counters(**tree["counters"]),
+                "counters": Counters.from_json(tree["counters"]),
                 "controller": State.from_json(tree["controller"]),
-                "unresolved": tuple(Point(**p) for p in tree["unresolved"]),
+                "unresolved": tuple(Point.from_json(p) for p in tree["unresolved"]),
                 "decisions": tuple(tree["decisions"]),
             }
         )

@@ -54,3 +54,11 @@ def put_states(tensors: TrainingTensors, model: nn.Module, optimizer: torch.opti
     for name, p in model.named_parameters():
         if name in tensors.states:
             optimizer.state[p] = {field: value.to(p.device) for field, value in tensors.states[name].items()}
+
+
+def largest_second_moment(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
+    """The largest entry of Adam's second moments, a scalar on the device; None before the first step, and for other optimizers."""
+    moments = [state["exp_avg_sq"] for state in optimizer.state.values() if "exp_avg_sq" in state]
+    if not moments:
+        return None
+    return torch.stack(torch._foreach_norm(moments, ord=float("inf"))).max()

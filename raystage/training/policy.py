@@ -1,31 +1,72 @@
-"""From the configuration to the controller's policy and to the model of each stage."""
+"""From the configuration to the plan of stages and the controller's policy."""
 
-from raystage.config.checks import d_ff_of
-from raystage.config.schema import MIN_DWELL_STEPS, SETTLE_STEPS, Config, GrowthMethod
-from raystage.growth import Method
-from raystage.growth.method import HALF_PRECISION_NOISE_SCALE, NOISE_SCALE
-from raystage.models.family import ModelSpec
-from raystage.pacing.policy import Policy
-from raystage.pacing.stage import Plan, Shape, make_plan
+import itertools
+
+from raystage.config.pacing import MIN_DWELL_STEPS, SETTLE_STEPS
+from raystage.config.schema import Config
+from raystage.pacing.policy import GuardPolicy, Policy
+from raystage.pacing.schedule import filled_lengths, rising_shares
+from raystage.pacing.stage import BOTH, KINDS, Change, Plan, Shape, make_track
 
 
 def plan_of(config: Config) -> Plan:
-    """The first stage and the changes that the pacing lists ask for; a null list stays at the target."""
+    """The first stage and the changes that the pacing lists ask for; a null list stays at the target.
+
+    One track in the order given, or one a kind where the order is free; rules for the length have a track of their own.
+    """
+    pacing, values = config.pacing, values_of(config)
+    start = Shape(*(values[kind][0] for kind in KINDS))
+    rest = {kind: given[1:] for kind, given in values.items()}
+    tracks: list[tuple[Change, ...]] = []
+    if pacing.rule not in ("slope", "table", "constant"):
+        tracks.append(make_track({"length": rest.pop("length")}, ["length"] * (len(values["length"]) - 1), length_shares(config)))
+    if pacing.order == "free":
+        tracks += [make_track({kind: given}, [kind] * len(given)) for kind, given in rest.items()]
+    else:
+        order = [BOTH if entry == "both" else entry for entry in pacing.order or ()]
+        order = order or [kind for kind, given in rest.items() for _ in given]
+        tracks.append(make_track(rest, order, pacing.at if pacing.rule == "table" else None))
+    return Plan(start, tuple(track for track in tracks if track))
+
+
+def values_of(config: Config) -> dict[str, tuple[int, ...]]:
+    """The values that each kind takes, the first stage's included."""
     pacing, model = config.pacing, config.model
-    return make_plan(
-        pacing.lengths or (model.context_length,), pacing.depths or (model.n_layer,), pacing.widths or (model.d_model,), pacing.order
-    )
+    lengths = pacing.lengths or (model.context_length,)
+    if pacing.warmup.step_tokens is not None:
+        fixed = list(lengths)
+        filled = [n for low, high in itertools.pairwise(fixed) for n in filled_lengths(low, high, pacing.warmup.step_tokens)]
+        lengths = tuple(sorted({*filled, *fixed}))
+    return {
+        "length": lengths,
+        "depth": pacing.depths or (model.n_layer,),
+        "width": pacing.widths or (model.d_model,),
+        "batch": pacing.batches or (config.training.batch_tokens,),
+    }
+
+
+def length_shares(config: Config) -> list[float]:
+    """Shares of the duration at which the lengths but the first begin, under a rule of their own."""
+    pacing = config.pacing
+    if pacing.rule == "discrete":
+        return list(pacing.at or ())
+    return rising_shares(values_of(config)["length"], pacing.warmup.fraction, pacing.warmup.degree if pacing.rule == "root" else 1.0)
 
 
 def policy_of(config: Config) -> Policy:
     """The controller's policy, its null spans filled in from the batch size."""
     pacing, batch_tokens = config.pacing, config.training.batch_tokens
-    settle, dwell = pacing.settle_tokens, pacing.min_dwell_tokens
-    thresholds = pacing.thresholds
+    settle, dwell, thresholds, guard = pacing.settle_tokens, pacing.min_dwell_tokens, pacing.thresholds, pacing.guard
     return Policy(
         plan=plan_of(config),
-        rule=pacing.rule,
-        thresholds={"length": thresholds.length, "depth": thresholds.depth, "width": thresholds.width, "both": thresholds.both},
+        thresholds={
+            "length": thresholds.length,
+            "depth": thresholds.depth,
+            "width": thresholds.width,
+            "both": thresholds.both,
+            "batch": thresholds.batch,
+            "stop": thresholds.stop,
+        },
         check_every_steps=pacing.check_every_steps,
         checks_in_a_row=pacing.checks_in_a_row,
         confidence=pacing.confidence,
@@ -33,64 +74,7 @@ def policy_of(config: Config) -> Policy:
         settle_tokens=SETTLE_STEPS * batch_tokens if settle is None else settle,
         min_dwell_tokens=MIN_DWELL_STEPS * batch_tokens if dwell is None else dwell,
         max_dwell_tokens=pacing.max_dwell_tokens,
-        at=pacing.at or (),
+        signal=pacing.signal,
+        axis=pacing.axis,
+        guard=GuardPolicy(guard.loss_ratio, guard.grad_norm_ratio, guard.second_moment_ratio, guard.action),
     )
-
-
-def spec_of(config: Config, shape: Shape, vocab_size: int, eot_id: int | None) -> ModelSpec:
-    """The model of a stage: heads and feed-forward units in proportion to its width, tensors for the full context."""
-    model = config.model
-
-    def at_width(target: int) -> int:
-        return target * shape.d_model // model.d_model
-
-    return ModelSpec(
-        family=model.family,
-        vocab_size=vocab_size,
-        context_length=model.context_length,
-        n_layer=shape.n_layer,
-        d_model=shape.d_model,
-        n_head=at_width(model.n_head),
-        n_kv_head=at_width(model.n_kv_head or model.n_head),
-        head_dim=model.head_dim or model.d_model // model.n_head,
-        d_ff=at_width(d_ff_of(model)),
-        tied=model.tie_embeddings,
-        rope_theta=None if model.family == "gpt2" else model.rope_theta,
-        dropout=model.dropout,
-        eot_id=eot_id,
-    )
-
-
-def method_of(config: Config, decision_id: int) -> Method:
-    """How the growth of one decision is done: its noise depends on the run's seed and the decision alone."""
-    return method_from(config.growth, config.seed * 1_000_003 + decision_id)
-
-
-def method_from(settings: GrowthMethod, seed: int, half_precision: bool = False) -> Method:
-    """The method that the keys describe, for weights of that precision."""
-    usual = HALF_PRECISION_NOISE_SCALE if half_precision else NOISE_SCALE
-    noise_scale = (settings.noise_scale or usual) if settings.symmetry == "noise" else 0.0
-    return Method(settings.placement, settings.new_layers, noise_scale, seed=seed)
-
-
-def peak_lr(config: Config, shape: Shape) -> float:
-    """The peak learning rate of a model size: that of the last size of the plan that is no larger."""
-    if config.growth.peak_lrs is None:
-        return config.training.optimizer.lr
-    sizes = dict.fromkeys((planned.n_layer, planned.d_model) for planned in plan_of(config).shapes())
-    reached = [n_layer <= shape.n_layer and d_model <= shape.d_model for n_layer, d_model in sizes]
-    return config.growth.peak_lrs[max(i for i, is_reached in enumerate(reached) if is_reached)]
-
-
-def vocab_size_of(config: Config, tokenizer_size: int) -> int:
-    """The model's vocabulary: as configured, else the tokenizer's rounded up to a multiple of 64.
-
-    Raises ValueError when the tokenizer has more entries than the model.
-    """
-    if config.model.vocab_size is None:
-        return -(-tokenizer_size // 64) * 64
-    if config.model.vocab_size < tokenizer_size:
-        raise ValueError(
-            f"model.vocab_size={config.model.vocab_size}: the tokenizer has {tokenizer_size} entries; raise it or leave it null"
-        )
-    return config.model.vocab_size

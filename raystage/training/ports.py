@@ -1,8 +1,10 @@
 """What the loop needs from outside, as small protocols: records go out, decisions come in."""
 
-from typing import Any, Protocol
+import dataclasses
+from typing import Any, Literal, Protocol
 
-from raystage.pacing.controller import Check, Point, State
+from raystage.pacing.point import Check, Point
+from raystage.pacing.state import State
 
 
 class Recorder(Protocol):
@@ -11,6 +13,24 @@ class Recorder(Protocol):
     def metric(self, record: dict[str, Any]) -> None: ...
 
     def decision(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A decision by hand. `what`: the kind of change, where the action leaves it open; `effective_step`: once rank 0 has set it."""
+
+    command_id: int
+    action: Literal["raise", "grow", "pause", "resume", "stop"]
+    what: str | None = None
+    effective_step: int | None = None
+
+
+class Commands(Protocol):
+    """Decisions by hand, in order. They stay for ever, with the step that they took effect at, so that a resumed run repeats them."""
+
+    def all(self) -> list[Command]: ...
+
+    def assign(self, command_id: int, effective_step: int) -> None: ...
 
 
 class RemoteController(Protocol):

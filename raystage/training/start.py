@@ -13,7 +13,7 @@ from raystage.growth.tensors import TrainingTensors
 from raystage.models.axes import Parameter
 from raystage.models.family import ModelSpec, build_model, get_family
 from raystage.models.stored_names import named_as_model
-from raystage.pacing.stage import Shape
+from raystage.pacing.stage import Shape, Taken
 from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored, load_tensors
 from raystage.training.counters import Counters
 from raystage.training.job import Job
@@ -30,17 +30,17 @@ def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -
     Raises CheckpointError when what it starts from does not fit.
     """
     if resume is not None:
-        return _from_checkpoint(job, resume, resume.manifest.position, device, ranks), list(resume.manifest.decisions)
+        return from_checkpoint(job, resume, resume.manifest.taken, device, ranks), list(resume.manifest.decisions)
     source = job.config.init_from.path
     if source is None:
-        shape = plan_of(job.config).start
-        return TrainState(assemble(job.spec(shape), job.config, device, ranks), shape, 0, Counters()), []
+        plan = plan_of(job.config)
+        return TrainState(assemble(job.spec(plan.start), job.config, device, ranks), plan.start, plan.untouched, Counters()), []
     folder = find_checkpoint(Path(source))
     if job.config.init_from.what == "weights":
         return _from_weights(job, folder, device, ranks), []
     stored = Stored(folder, _manifest(folder))
-    position = _position_in_plan(job, stored.manifest.shape)
-    return _from_checkpoint(job, stored, position, device, ranks), list(stored.manifest.decisions)
+    taken = _taken_in_plan(job, stored.manifest.shape)
+    return from_checkpoint(job, stored, taken, device, ranks), list(stored.manifest.decisions)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -55,7 +55,8 @@ def find_checkpoint(path: Path) -> Path:
     return stored.folder
 
 
-def _from_checkpoint(job: Job, stored: Stored, position: int, device: Device, ranks: Ranks) -> TrainState:
+def from_checkpoint(job: Job, stored: Stored, taken: Taken, device: Device, ranks: Ranks) -> TrainState:
+    """The state that a checkpoint holds, with `taken` changes of the plan behind. Raises CheckpointError when it does not fit."""
     manifest = stored.manifest
     spec = job.spec(manifest.shape)
     if dataclasses.replace(manifest.spec, dropout=spec.dropout) != spec:
@@ -76,12 +77,12 @@ def _from_checkpoint(job: Job, stored: Stored, position: int, device: Device, ra
             "use its kind, or init_from.what=weights"
         )
     machinery = assemble(spec, job.config, device, ranks, tensors)
-    return TrainState(machinery, manifest.shape, position, manifest.counters)
+    return TrainState(machinery, manifest.shape, taken, manifest.counters)
 
 
 def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> TrainState:
-    shape = plan_of(job.config).start
-    spec = job.spec(shape)
+    plan = plan_of(job.config)
+    spec = job.spec(plan.start)
     _check_heads(folder, spec)
     given = _read_as_model(folder, spec)
     fresh = {name: p.detach() for name, p in build_model(spec, job.config.seed).named_parameters()}
@@ -93,7 +94,7 @@ def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> Train
     axes = get_family(spec.family).axes(spec)
     parameters = {name: _fit_rows(folder, name, given[name], fresh[name], axes.lookup(name)) for name in fresh}
     machinery = assemble(spec, job.config, device, ranks, TrainingTensors(parameters))
-    return TrainState(machinery, shape, 0, Counters())
+    return TrainState(machinery, plan.start, plan.untouched, Counters())
 
 
 def _check_heads(folder: Path, spec: ModelSpec) -> None:
@@ -136,8 +137,8 @@ def _manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder}: no training state to go on from ({error}); init_from.what=weights takes weights alone") from None
 
 
-def _position_in_plan(job: Job, shape: Shape) -> int:
-    shapes = plan_of(job.config).shapes()
-    if shape not in shapes:
+def _taken_in_plan(job: Job, shape: Shape) -> Taken:
+    taken = plan_of(job.config).taken_at(shape)
+    if taken is None:
         raise CheckpointError(f"init_from.path={job.config.init_from.path}: its stage {shape} is none of this plan's")
-    return shapes.index(shape)
+    return taken

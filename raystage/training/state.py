@@ -12,9 +12,11 @@ from raystage.growth.tensors import TrainingTensors
 from raystage.models.count import count_parameters
 from raystage.models.family import ModelSpec, build_model, build_with, get_family
 from raystage.models.trainee import Trainee
-from raystage.pacing.stage import Shape
+from raystage.pacing.stage import Shape, Taken
 from raystage.training.counters import Counters
 from raystage.training.optimizer import make_optimizer, put_states, read_tensors
+
+_RECOMPILE_LIMIT = 128  # a plan's model sizes, each for one sequence and for several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +39,17 @@ class Machinery:
 
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """`position`: changes of the plan that lie behind, refused ones included."""
+    """`taken`: changes of the plan that lie behind, by track, refused ones included."""
 
     machinery: Machinery
     shape: Shape
-    position: int
+    taken: Taken
     counters: Counters
+
+    @property
+    def position(self) -> int:
+        """How many changes of the plan lie behind."""
+        return sum(self.taken)
 
 
 def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tensors: TrainingTensors | None = None) -> Machinery:
@@ -59,7 +66,9 @@ def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tens
     trainee = Trainee(model, spec).train()
     wrapped: nn.Module = trainee
     if config.training.compile:
-        wrapped = torch.compile(wrapped)  # type: ignore[assignment]
+        # one code for all lengths and batch sizes, so one a model size; beyond the limit a size would silently run uncompiled
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+        wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
     if ranks.world_size > 1:
         wrapped = device.wrap(wrapped)
     return Machinery(spec, trainee, wrapped, optimizer, count_parameters(model))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raystage.config.schema import Training
-from raystage.data.batch import Batch, document_mask
+from raystage.data.batch import Batch
 from raystage.devices import Device
+from raystage.training.micro_batch import clip_and_update, forward_backward
 from raystage.training.state import Machinery
 
 
@@ -22,18 +23,12 @@ def train_step(
     """
     micro_batches = batch.split(max(1, settings.micro_batch_tokens // batch.inputs_BL.shape[1]))
     total = torch.zeros((), dtype=torch.float64, device=device.torch_device)
+    # DDP averages over ranks; the world size turns that into the sum
+    weight = world_size / global_tokens
     for i, micro_batch in enumerate(micro_batches):
-        micro_batch = micro_batch.to(device.torch_device)
-        extra = document_mask(micro_batch.inputs_BL, eot_id) if eot_id is not None else ()
         with _sync_on(machinery.wrapped, last=i == len(micro_batches) - 1):
-            with device.autocast(settings.precision):
-                loss = machinery.wrapped(micro_batch.inputs_BL, micro_batch.targets_BL, *extra)
-            # DDP averages over ranks; the world size turns that into the sum
-            (loss * (world_size / global_tokens)).backward()
-        total += loss.detach()
-    clip_norm = settings.optimizer.clip_norm
-    grad_norm = nn.utils.clip_grad_norm_(machinery.model.parameters(), float("inf") if clip_norm is None else clip_norm)
-    machinery.optimizer.step()
+            total += forward_backward(machinery, micro_batch, weight, device, settings, eot_id)
+    grad_norm = clip_and_update(machinery, settings.optimizer.clip_norm)
     machinery.optimizer.zero_grad(set_to_none=True)
     return total, grad_norm
 

@@ -1,4 +1,4 @@
-"""A change of stage applied to the training state: length by a number, growth by new tensors behind a gate."""
+"""A change of stage applied to the training state: length and batch by a number, growth by new tensors behind a gate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth import grow
 from raystage.growth.gate import holds
-from raystage.pacing.controller import Decision
-from raystage.training.policy import method_of, peak_lr, spec_of
+from raystage.pacing.point import Decision
+from raystage.pacing.stage import Change, take
+from raystage.training.stage_model import method_of, peak_lr, spec_of
 from raystage.training.state import TrainState, assemble
 
 Probe = Callable[[nn.Module], float]
@@ -35,10 +36,10 @@ class TransitionReport:
     rewarm_steps: int | None = None
 
 
-def apply_length(state: TrainState, decision: Decision) -> tuple[TrainState, TransitionReport]:
-    """The same model on longer sequences."""
-    shape = state.shape.after(decision.change)
-    return dataclasses.replace(state, shape=shape, position=state.position + 1), TransitionReport("applied")
+def apply_shape(state: TrainState, decision: Decision) -> tuple[TrainState, TransitionReport]:
+    """The same model on other batches: longer sequences, more tokens."""
+    shape = state.shape.after(_change(decision))
+    return dataclasses.replace(state, shape=shape, taken=take(state.taken, decision.track)), TransitionReport("applied")
 
 
 def apply_growth(
@@ -48,18 +49,18 @@ def apply_growth(
 
     Every rank grows the same tensors from the same seed, so nothing travels.
     """
-    old = state.machinery
-    shape = state.shape.after(decision.change)
+    old, change = state.machinery, _change(decision)
+    shape, taken = state.shape.after(change), take(state.taken, decision.track)
     spec = spec_of(config, shape, old.spec.vocab_size, old.spec.eot_id)
-    method = method_of(config, decision.decision_id)
+    method = method_of(config, sum(taken))
     new = assemble(spec, config, device, ranks, grow(old.tensors(), old.spec, spec, method))
     before, after = probe(old.trainee), probe(new.trainee)
     passes = holds(before, after, config.growth.probe_tolerance, method.preserves(old.spec, spec))
     # rank 0's word counts: ranks of unlike hardware may stand on either side of the tolerance
     if not ranks.from_first([int(passes)])[0]:
-        return dataclasses.replace(state, position=state.position + 1), TransitionReport("refused", before, after)
+        return dataclasses.replace(state, taken=taken), TransitionReport("refused", before, after)
     progress = state.counters.progress(duration)
-    counters = state.counters.after_growth(decision.change, state.shape, config.growth, progress)
+    counters = state.counters.after_growth(change, state.shape, config.growth, progress)
     report = TransitionReport(
         "applied",
         before,
@@ -68,4 +69,9 @@ def apply_growth(
         lr_position=progress - counters.lr_shift,
         rewarm_steps=config.growth.rewarm_steps,
     )
-    return TrainState(new, shape, state.position + 1, counters), report
+    return TrainState(new, shape, taken, counters), report
+
+
+def _change(decision: Decision) -> Change:
+    assert decision.change is not None
+    return decision.change

@@ -12,6 +12,7 @@ from raystage.config import Config, load
 from raystage.data.batch import cut, read_batch
 from raystage.data.corpus import Corpus
 from raystage.data.order import RowOrder
+from raystage.data.place import Place
 from raystage.data.prepare import prepare
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
@@ -20,7 +21,7 @@ from raystage.growth import TrainingTensors, grow
 from raystage.models.family import ModelSpec
 from raystage.pacing.stage import Shape
 from raystage.training.optimizer import set_learning_rate
-from raystage.training.policy import method_of, spec_of, vocab_size_of
+from raystage.training.stage_model import method_of, spec_of, vocab_size_of
 from raystage.training.state import Machinery, assemble
 from raystage.training.step import train_step
 from tests.bench.dynamics_arms import Arm, Settings
@@ -59,10 +60,10 @@ def run_arm(arm: Arm, settings: Settings, folder: Path) -> str:
     points = [validate()]
     for step in range(1, arm.steps(settings) + 1):
         set_learning_rate(machinery.optimizer, arm.learning_rate(settings, step))
-        cut_ = cut(tokens, settings.batch_tokens // _CONTEXT, _CONTEXT, _CONTEXT, "segment")
+        cut_ = cut(Place(cursor=tokens), settings.batch_tokens // _CONTEXT, _CONTEXT, _CONTEXT, "segment")
         batch = read_batch(rows, order, cut_, slice(None), _CONTEXT)
         train_step(machinery, batch, cut_.tokens, 1, device, config.training, None)
-        tokens = cut_.cursor_after
+        tokens = cut_.place_after.cursor
         if step % settings.validate_every_steps == 0:
             points.append(validate())
     if arm.kind and not arm.variant:
@@ -89,7 +90,9 @@ def _start(arm: Arm, config: Config, corpus: Corpus, folder: Path) -> Machinery:
 
 
 def _spec(config: Config, corpus: Corpus, n_layer: int, d_model: int) -> ModelSpec:
-    return spec_of(config, Shape(_CONTEXT, n_layer, d_model), vocab_size_of(config, corpus.vocab_size), corpus.eot_id)
+    return spec_of(
+        config, Shape(_CONTEXT, n_layer, d_model, config.training.batch_tokens), vocab_size_of(config, corpus.vocab_size), corpus.eot_id
+    )
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from raystage.config.checks import change_counts
 from tests.config.refusal import message_of
 
 WIDE = ["model.d_model=128", "model.n_head=4"]
+DEEP_AND_WIDE = ["pacing.depths=[2, 4]", *WIDE, "pacing.widths=[64, 128]"]
 TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
 
 
@@ -74,16 +75,16 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         ),
         (
             ["pacing.depths=[1, 4]", "pacing.order=[both]"],
-            "pacing.order=['both']: the lists ask for 0 x length, 1 x depth, 0 x width (both",
+            "pacing.order=['both']: the lists ask for 1 x depth, 0 x width (both",
         ),
         # order and table
         (
             ["pacing.lengths=[64, 256]", "pacing.order=[depth]"],
-            "pacing.order=['depth']: the lists ask for 1 x length, 0 x depth, 0 x width",
+            "pacing.order=['depth']: the lists ask for 1 x length, 0 x depth",
         ),
         (["pacing.order=[length]"], "pacing.order=['length']: the lists ask for 0 x length"),
         (["pacing.lengths=[64, 256]", "pacing.order=[]"], "pacing.order=[]: the lists ask for 1 x length"),
-        (["pacing.at=[0.5]"], "pacing.at=[0.5]: only pacing.rule=table uses it"),
+        (["pacing.at=[0.5]"], "pacing.at=[0.5]: only pacing.rule=table and discrete use it"),
         (TABLE, "pacing.at=null: rule table needs 1 rising shares, one a change"),
         ([*TABLE, "pacing.at=[0.2, 0.5]"], "pacing.at=[0.2, 0.5]: rule table needs 1 rising shares"),
         ([*TABLE, "pacing.depths=[2, 4]", "pacing.at=[0.5, 0.2]"], "pacing.at=[0.5, 0.2]: rule table needs 2 rising shares"),
@@ -97,7 +98,20 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["training.batch_tokens=1000"], "training.batch_tokens=1000: must be a multiple of model.context_length=256, like 1024"),
         (["training.batch_tokens=8"], "training.batch_tokens=8: must be a multiple of model.context_length=256, like 256"),
         (["training.micro_batch_tokens=128"], "training.micro_batch_tokens=128: below one row, model.context_length=256"),
+        # rules for the length
+        (["pacing.rule=constant", "pacing.lengths=[64, 256]"], "pacing.rule=constant: nothing changes, so pacing.lengths must be null"),
+        (["pacing.rule=linear"], "pacing.lengths=null: pacing.rule=linear needs at least two lengths"),
+        (["pacing.rule=two_stage", "pacing.lengths=[64, 128, 256]"], "pacing.lengths=[64, 128, 256]: pacing.rule=two_stage needs two"),
+        (["pacing.warmup.step_tokens=8"], "pacing.warmup.step_tokens=8: only pacing.rule=linear and root use it"),
+        (["pacing.rule=discrete", "pacing.lengths=[64, 256]"], "pacing.at=null: rule discrete needs 1 rising shares"),
+        # orders
+        (["pacing.rule=table", "pacing.order=free", "pacing.at=[0.5]"], "pacing.order=free: pacing.rule=table needs the order"),
+        (["pacing.lengths=[64, 256]", "pacing.order=[length+length]"], "pacing.order=['length+length']: one entry names a kind twice"),
+        (["pacing.batches=[100, 8192]"], "pacing.batches=[100, 8192]: 100 is no multiple of model.context_length=256"),
+        (["pacing.batches=[256, 4096]"], "pacing.batches=[256, 4096]: must end at training.batch_tokens=8192"),
+        (["pacing.order=free", "growth.peak_lrs=[1e-3]"], "growth.peak_lrs: the sizes have no order of their own"),
         # slope
+        (["pacing.thresholds.stop=-0.05", "training.schedule.kind=cosine"], "training.schedule.kind=cosine: its rate always moves"),
         (["pacing.lengths=[64, 256]", "training.schedule.kind=cosine"], "training.schedule.kind=cosine: its rate always moves"),
         (["pacing.depths=[2, 4]", "training.schedule.kind=linear"], "training.schedule.kind=linear: its rate always moves"),
         (
@@ -127,6 +141,15 @@ def test_impossible_combinations(overrides: list[str], message: str) -> None:
         ["training.schedule.kind=cosine"],
         ["pacing.lengths=[64, 256]", "training.schedule.kind=constant", "pacing.min_dwell_tokens=100", "pacing.max_dwell_tokens=101"],
         ["init_from.what=state", "init_from.path=runs/a"],
+        ["pacing.rule=linear", "pacing.lengths=[64, 256]", "training.schedule.kind=cosine"],
+        ["pacing.order=free", "pacing.lengths=[64, 256]", "pacing.depths=[2, 4]"],
+        [
+            "pacing.order=[length+batch, both]",
+            "pacing.lengths=[64, 256]",
+            "pacing.batches=[4096, 8192]",
+            "pacing.depths=[2, 4]",
+            "pacing.widths=[64, 128]",
+        ],
     ],
 )
 def test_possible_combinations(overrides: list[str]) -> None:
@@ -136,9 +159,9 @@ def test_possible_combinations(overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     ("pacing", "counts"),
     [
-        ({}, {"length": 0, "depth": 0, "width": 0}),
-        ({"lengths": [256]}, {"length": 0, "depth": 0, "width": 0}),
-        ({"lengths": [64, 128, 256], "widths": [64, 128]}, {"length": 2, "depth": 0, "width": 1}),
+        ({}, {"length": 0, "depth": 0, "width": 0, "batch": 0}),
+        ({"lengths": [256]}, {"length": 0, "depth": 0, "width": 0, "batch": 0}),
+        ({"lengths": [64, 128, 256], "widths": [64, 128]}, {"length": 2, "depth": 0, "width": 1, "batch": 0}),
     ],
 )
 def test_change_counts(pacing: dict[str, Any], counts: dict[str, int]) -> None:

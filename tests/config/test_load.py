@@ -154,7 +154,10 @@ WHOLE = "must be a whole number"
         ("pacing.lengths=[64, 65]", "pacing.lengths.1=65: must be a whole number above 0, a multiple of 8"),
         ("pacing.lengths=[true]", "pacing.lengths.0=true: must be a whole number"),
         ("pacing.lengths=[[64]]", "pacing.lengths.0=[64]: must be a whole number"),
-        ("pacing.order=[length, speed]", "pacing.order.1='speed': must be one of length, depth, width"),
+        (
+            "pacing.order=[length, speed]",
+            "pacing.order.1='speed': must be one of length, depth, width, batch, both, or several joined by +",
+        ),
         ("pacing.at=[1.0]", "pacing.at.0=1: must be a number above 0 and below 1"),
     ],
 )

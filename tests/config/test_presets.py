@@ -12,7 +12,8 @@ from raystage.config.checks import change_counts
 from raystage.config.duration import parse_duration
 from raystage.models.count import count_parameters
 from raystage.models.family import build_model
-from raystage.training.policy import plan_of, spec_of
+from raystage.training.policy import plan_of
+from raystage.training.stage_model import spec_of
 
 FOLDER = Path(__file__).parents[2] / "tune_configs"
 PRESETS = sorted(FOLDER.glob("*.yaml"))

@@ -43,7 +43,7 @@ def test_table_holds_every_key_once_with_all_its_columns() -> None:
 def test_rows_say_what_is_allowed_in_words() -> None:
     rows = {name: (allowed, default, description) for name, allowed, default, description in key_table()}
     assert rows["model.context_length"] == ("a whole number above 0, a multiple of 8", "256", "[tokens] full context of the target")
-    assert rows["pacing.cutting"][0] == "one of segment, truncate"
+    assert rows["pacing.cutting"][0] == "one of segment, truncate, recycle"
     assert rows["pacing.lengths"][:2] == ("null or a list, each entry a whole number above 0, a multiple of 8", "null")
     assert rows["pacing.confidence"][0] == "a number at least 0.5 and below 1"
     assert rows["training.compile"][0] == "true or false"

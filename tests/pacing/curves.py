@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from raystage.config import from_tree
-from raystage.pacing.controller import Check, Decision, Point, State, observe
+from raystage.pacing.controller import observe
+from raystage.pacing.point import Check, Decision, Point
 from raystage.pacing.policy import Policy
-from raystage.pacing.stage import Plan, make_plan
+from raystage.pacing.schedule import is_due
+from raystage.pacing.stage import Plan, Shape, make_track, take
+from raystage.pacing.state import State
 from raystage.training.policy import policy_of
 
 BATCH_TOKENS = 2048
@@ -72,15 +75,14 @@ def wsd_rate(n_steps: int, warmup_steps: int, decay_steps: int) -> Rate:
 
 
 def slope_policy(plan: Plan | None = None, threshold: float = -0.1, **changed: object) -> Policy:
-    """A policy of short spans at BATCH_TOKENS, with one threshold for all kinds; `changed`: its fields by name."""
+    """A policy of short spans at BATCH_TOKENS, with one threshold for all kinds of change; `changed`: its fields by name."""
     policy = Policy(
         plan=plan or length_plan(1),
-        rule="slope",
-        thresholds={"length": threshold, "depth": threshold, "width": threshold},
+        thresholds=dict.fromkeys(("length", "depth", "width", "both", "batch"), threshold),
         check_every_steps=10,
         checks_in_a_row=2,
-        confidence=0.8,
-        window_fraction=0.6,
+        confidence=0.95,
+        window_fraction=0.85,
         settle_tokens=20 * BATCH_TOKENS,
         min_dwell_tokens=80 * BATCH_TOKENS,
         max_dwell_tokens=None,
@@ -89,20 +91,15 @@ def slope_policy(plan: Plan | None = None, threshold: float = -0.1, **changed: o
 
 
 def default_policy(plan: Plan | None = None, threshold: float = -0.1) -> Policy:
-    """The configuration's own defaults at BATCH_TOKENS, with one threshold for all kinds."""
+    """The configuration's own defaults at BATCH_TOKENS, with one threshold for all kinds of change."""
     policy = policy_of(from_tree({}, [f"training.batch_tokens={BATCH_TOKENS}"]))
-    thresholds = dict.fromkeys(policy.thresholds, threshold)
+    thresholds = dict.fromkeys(policy.thresholds, threshold) | {"stop": None}
     return dataclasses.replace(policy, plan=plan or length_plan(1), thresholds=thresholds)
 
 
 def length_plan(n_changes: int) -> Plan:
-    return make_plan([8 * 2**i for i in range(n_changes + 1)], [2], [64])
-
-
-def after_steps(start_step: int) -> State:
-    """A controller whose stage begins with the step after `start_step`."""
-    tokens = float(start_step * BATCH_TOKENS)
-    return State(watermark=start_step, tokens_seen=tokens, stage_start_tokens=tokens)
+    lengths = [8 * 2 ** (i + 1) for i in range(n_changes)]
+    return Plan(Shape(8, 2, 64, BATCH_TOKENS), (make_track({"length": lengths}, ["length"] * n_changes),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,25 +119,35 @@ def run(
     start_step: int = 0,
     rate: Rate = constant_rate,
     jump: float = 0.0,
+    jump_steps: float = 6.0,
     stop_at_first: bool = False,
+    edit: Callable[[Point], Point] = lambda point: point,
 ) -> MadeRun:
-    """A run of len(noise) steps on `laws`, one a stage, each change applied at its effective step.
+    """A run of len(noise) steps on `laws`, one a stage, each change applied at its effective step, scheduled ones at their share.
 
-    `jump`: relative rise of the loss at each change, gone within tens of steps; a rate below the peak
-    lifts the loss too when it warms up, and lowers it when it decays.
+    `jump`: relative rise of the loss at each change, gone within some `jump_steps`; a rate below the peak
+    lifts the loss too when it warms up, and lowers it when it decays. `edit` has the last word on each point.
     """
-    state, position, changed_at = after_steps(start_step), 0, -math.inf
+    taken, changed_at = policy.plan.untouched, -math.inf
+    state = State.at(taken, start_step, float(start_step * BATCH_TOKENS))
     decisions: list[Decision] = []
     checks: list[Check] = []
     points: list[Point] = []
     n_steps = start_step + len(noise)
     for step in range(start_step + 1, n_steps + 1):
-        if state.pending is not None and state.pending.effective_step == step:
-            position, changed_at = position + 1, step
+        before = taken
+        pending = state.pending
+        if pending is not None and pending.action == "change" and pending.effective_step == step:
+            taken = take(taken, pending.track)
+        while due_tracks := [
+            t for t, change in policy.plan.heads(taken) if change.at is not None and is_due((step - 1) / n_steps, change.at)
+        ]:
+            taken = take(taken, due_tracks[0])
+        changed_at = step if taken != before else changed_at
         compute = compute_at(step)
-        lift = jump * math.exp(-(step - changed_at) / 6) + _rate_effect(rate, step, n_steps)
-        loss = laws[min(position, len(laws) - 1)].loss(compute) * (1 + lift) * (1 + float(noise[step - start_step - 1]))
-        points.append(Point(step, loss, step * BATCH_TOKENS, compute, rate(step), step / n_steps, position))
+        lift = jump * math.exp(-(step - changed_at) / jump_steps) + _rate_effect(rate, step, n_steps)
+        loss = laws[min(sum(taken), len(laws) - 1)].loss(compute) * (1 + lift) * (1 + float(noise[step - start_step - 1]))
+        points.append(edit(Point(step, loss, step * BATCH_TOKENS, compute, float(step), rate(step), step / n_steps, taken)))
         if step % policy.check_every_steps and step < n_steps:
             continue
         state, due = observe(policy, state, points[state.watermark - start_step :])
@@ -151,6 +158,27 @@ def run(
             if stop_at_first:
                 break
     return MadeRun(decisions, checks, points, state)
+
+
+def first_fired(policy: Policy, law: PowerLaw, noise: NDArray[np.float64], start_step: int, every_steps: int) -> int | None:
+    """The step of the first decision of a long stage on `law`, checked every `every_steps`; None: there was none.
+
+    The controller sees one point for all steps between two checks, their mean, which is what it would make of them itself.
+    """
+    policy = dataclasses.replace(policy, check_every_steps=1)
+    n_checks = len(noise) // every_steps
+    steps = start_step + 1 + np.arange(n_checks * every_steps)
+    compute = steps * (BATCH_TOKENS * FLOPS_PER_TOKEN)
+    losses = (law.amplitude * (compute - law.origin) ** -law.exponent + law.floor) * (1 + noise[: len(steps)])
+    loss, log_compute = losses.reshape(n_checks, -1).mean(axis=1), np.log10(compute).reshape(n_checks, -1).mean(axis=1)
+    state = State.at((0,), 0, float(start_step * BATCH_TOKENS))
+    for check in range(n_checks):
+        step = start_step + (check + 1) * every_steps
+        point = Point(check + 1, float(loss[check]), float(step * BATCH_TOKENS), 10 ** log_compute[check], 0.0, PEAK_LR, 0.0, (0,))
+        state, _ = observe(policy, state, [point])
+        if state.pending is not None:
+            return step
+    return None
 
 
 def _rate_effect(rate: Rate, step: int, n_steps: int) -> float:

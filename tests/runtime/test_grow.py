@@ -337,7 +337,7 @@ def test_training_goes_on_from_a_grown_checkpoint(run: Path, tmp_path: Path) -> 
     before = read_manifest(find_checkpoint(run) / "manifest.json")
     after = read_manifest(tmp_path / "grown" / "manifest.json")
     counters = after.counters
-    assert (counters.step, counters.cursor, counters.grown_at_step) == (10, before.counters.cursor, 10)
+    assert (counters.step, counters.place, counters.grown_at_step) == (10, before.counters.place, 10)
     # both double once, depth by 3/2 more
     assert counters.effective_tokens == pytest.approx(before.counters.effective_tokens * 0.40 * 0.70**0.58496, rel=1e-4)
     assert counters.lr_shift == pytest.approx(0.5 - 0.5 * 0.40 * 0.70**0.58496, rel=1e-4)

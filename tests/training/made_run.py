@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raystage.config import Config, from_tree
+from raystage.config import Config, dump, from_tree
 from raystage.data.corpus import Corpus
 from raystage.data.prepare import prepare
 from raystage.devices import pick_device
@@ -72,6 +72,7 @@ def corpus_of(config: Config) -> Corpus:
 def assign(config: Config) -> Assignment:
     folder = RunFolder.of(config).path
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump(config))
     return Assignment(config, corpus_of(config).folder.absolute(), folder)
 
 

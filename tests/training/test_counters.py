@@ -6,16 +6,20 @@ import pytest
 
 from raystage.config.duration import Duration, parse_duration
 from raystage.config.schema import Growth
+from raystage.data.batch import cut
+from raystage.data.place import Place
 from raystage.pacing.stage import Change, Shape
 from raystage.training.counters import Counters
 
-BEFORE = Shape(128, 2, 64)
+BEFORE = Shape(128, 2, 64, 8192)
 GROWTH = Growth(rho_depth=0.7, rho_width=0.55)
 
 
 def test_steps_add_up() -> None:
-    counters = Counters().after_step(100, 28, 128, 1e6).after_step(100, 28, 256, 2e6)
-    assert counters == Counters(step=2, tokens_seen=200, tokens_dropped=56, cursor=256, flops=3e6, effective_tokens=200.0)
+    first = cut(Place(), 5, 16, 32, "truncate")
+    second = cut(first.place_after, 5, 16, 32, "truncate")
+    counters = Counters().after_step(first, 1e6).after_step(second, 2e6)
+    assert counters == Counters(2, 160, Place(cursor=320, tokens_dropped=160), 3e6, effective_tokens=160.0)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def test_a_rho_of_one_moves_nothing() -> None:
 
 def test_after_growth_the_effective_clock_runs_on() -> None:
     grown = Counters(step=40, tokens_seen=1000, effective_tokens=1000.0).after_growth(Change(n_layer=4), BEFORE, GROWTH, 0.5)
-    later = grown.after_step(100, 0, 100, 1.0)
+    later = grown.after_step(cut(Place(), 5, 20, 20, "segment"), 1.0)
     assert (later.effective_tokens, later.tokens_seen, later.grown_at_step) == (pytest.approx(800.0), 1100, 40)
 
 
@@ -73,9 +77,32 @@ def test_progress_in_each_unit(duration: str, progress: float) -> None:
 
 def test_a_run_of_one_step_is_over_after_it() -> None:
     assert Counters().progress(Duration(1, "steps")) == 0.0
-    assert Counters().after_step(8, 0, 8, 1.0).progress(Duration(1, "steps")) == 1.0
+    assert Counters().after_step(cut(Place(), 1, 8, 8, "segment"), 1.0).progress(Duration(1, "steps")) == 1.0
 
 
 def test_json_gives_the_same_counters() -> None:
     counters = Counters(step=3, tokens_seen=7, effective_tokens=4.9, lr_shift=0.1, grown_at_step=2)
     assert Counters.from_json(dataclasses.asdict(counters)) == counters
+
+
+def test_a_rollback_takes_back_what_belongs_to_the_parameters_and_nothing_that_was_spent() -> None:
+    saved = Counters(step=40, tokens_seen=1000, effective_tokens=700.0, lr_shift=0.1, grown_at_step=30, flops=5.0)
+    now = Counters(step=60, tokens_seen=1500, effective_tokens=600.0, lr_shift=0.2, grown_at_step=55, flops=9.0, place=Place(cursor=1500))
+    saved = dataclasses.replace(saved, place=Place(cursor=1000))
+    after = now.after_rollback(saved, context_length=10)
+    assert (after.step, after.tokens_seen, after.flops, after.place) == (60, 1500, 9.0, Place(cursor=1500, tokens_skipped=500))
+    assert (after.effective_tokens, after.lr_shift, after.grown_at_step) == (700.0, 0.1, 30)
+    assert (after.tokens_undone, after.n_rollbacks) == (500, 1)
+    further_back = dataclasses.replace(after, step=70, tokens_seen=1600).after_rollback(Counters(tokens_seen=800), 10)
+    assert further_back.tokens_undone == 800, "what two rollbacks undo counts once"
+
+
+@pytest.mark.parametrize("unit", ["steps", "tokens", "flops", "hours"])
+def test_a_stop_leaves_the_decay_and_nothing_else(unit: str) -> None:
+    duration = Duration(1000.0, unit)  # type: ignore[arg-type]
+    counters = Counters(step=400, tokens_seen=400, flops=400.0, elapsed_s=400 * 3600)
+    stopped = counters.after_stop(duration, decay_fraction=0.2)
+    assert stopped.progress(duration) == pytest.approx(0.8)
+    assert counters.after_stop(duration, decay_fraction=0.0).progress(duration) == pytest.approx(1.0)
+    late = dataclasses.replace(counters, step=900, tokens_seen=900, flops=900.0, elapsed_s=900 * 3600)
+    assert late.after_stop(duration, 0.2).duration_share == 1.0, "in its decay a run ends as planned"

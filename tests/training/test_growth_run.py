@@ -104,10 +104,10 @@ def test_the_state_of_another_optimizer_and_of_an_older_raystage_is_named(folder
     with pytest.raises(CheckpointError, match=r"holds the state of AdamW, not that of training.optimizer.kind=sgd; use its kind, or"):
         train_here(configure(folder, other))
     for manifest in run.glob("checkpoints/*/manifest.json"):
-        manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+        manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 1'))
     said: list[str] = []
-    assert CheckpointStore(run).latest_good(said) is None
-    assert all(line.endswith("schema version 1, this raystage reads 2") for line in said)
+    assert CheckpointStore(run).latest_good(on_damage=said) is None
+    assert all(line.endswith("schema version 1, this raystage reads 3") for line in said)
 
 
 def test_the_rate_afterwards_is_the_targets_and_the_decision_says_so(folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raystage.training.loop import TrainingError
+from raystage.training.run import TrainingError
 from tests.training.made_run import configure, losses, train_here
 
 
@@ -23,8 +23,8 @@ def test_the_records_tell_the_whole_run(folder: Path) -> None:
     assert [c["step"] for c in records.checks] == list(range(5, 61, 5))
     shapes = [(r["seq_len_tokens"], r["n_layer"], r["d_model"]) for r in records.train]
     assert list(dict.fromkeys(shapes)) == [(16, 1, 16), (32, 1, 16), (32, 2, 16), (32, 2, 32)]
-    assert [d["effective_step"] for d in records.decisions] == [21, 31, 46]
-    assert [v["step"] for v in records.val if v["stage_end"]] == [20, 30, 45, 60]
+    assert [d["effective_step"] for d in records.decisions] == [13, 25, 37]
+    assert [v["step"] for v in records.val if v["stage_end"]] == [12, 24, 36, 60]
     for decision in records.decisions[1:]:
         assert decision["probe_after"] == pytest.approx(decision["probe_before"], rel=1e-5)
     assert len(records.ends) == 1

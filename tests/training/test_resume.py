@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(folder: Path) 
     newest = store.all()[-1]
     (newest.folder / "model.safetensors").write_bytes(b"\0" * 100)
     said: list[str] = []
-    good = store.latest_good(said)
+    good = store.latest_good(on_damage=said)
     assert good is not None
     assert good.folder != newest.folder
     assert newest.folder.name in said[0]
@@ -155,8 +155,8 @@ def test_the_manifest_holds_what_a_resume_needs(folder: Path) -> None:
     stored = CheckpointStore(Path(config.storage) / "manifest").latest_good()
     assert stored is not None
     tree = json.loads((stored.folder / "manifest.json").read_text())
-    assert tree["shape"] == {"seq_len_tokens": 32, "n_layer": 2, "d_model": 32}
-    assert tree["position"] == 3
+    assert tree["shape"] == {"seq_len_tokens": 32, "n_layer": 2, "d_model": 32, "batch_tokens": 256}
+    assert tree["taken"] == [3]
     assert len(tree["decisions"]) == 3
     assert tree["counters"]["tokens_seen"] == 60 * 256
     assert set(tree["files"]) == {"model.safetensors", "optimizer.safetensors"}

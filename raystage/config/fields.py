@@ -1,0 +1,12 @@
+"""Types of values that several groups of keys share."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+Length = Annotated[int, Field(gt=0, multiple_of=8)]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]

@@ -1,0 +1,51 @@
+"""The guard: is training stable? Loss ratio, gradient norm and Adam's largest second moment (SLW, 2108.06084)."""
+
+import dataclasses
+from typing import Literal
+
+from raystage.pacing.interval import Interval
+from raystage.pacing.policy import GuardPolicy
+
+Unstable = Literal["loss ratio", "gradient norm", "second moment"]
+UNSTABLE: tuple[Unstable, ...] = ("loss ratio", "gradient norm", "second moment")
+_MEMORY = 0.95  # share of a running mean that stays at each calm interval
+_SURE_AFTER = 5  # calm intervals before a running mean is judged by
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardState:
+    """Of the present stage: the best mean loss of an interval, running means of the others, and how many intervals made them."""
+
+    best_loss: float | None = None
+    grad_norm: float = 0.0
+    second_moment: float = 0.0
+    n_calm: int = 0
+
+
+def judge(policy: GuardPolicy, state: GuardState, interval: Interval) -> tuple[GuardState, Unstable | None]:
+    """What is unstable in this interval, the first of them; a calm one moves the means, an unstable one does not."""
+    unstable = _unstable(policy, state, interval)
+    if unstable:
+        return state, unstable
+    share = max(1 - _MEMORY, 1 / (state.n_calm + 1))
+    second_moment = state.second_moment if interval.second_moment is None else interval.second_moment
+    calm = GuardState(
+        best_loss=interval.loss if state.best_loss is None else min(state.best_loss, interval.loss),
+        grad_norm=state.grad_norm + share * (interval.grad_norm - state.grad_norm),
+        second_moment=state.second_moment + share * (second_moment - state.second_moment),
+        n_calm=state.n_calm + 1,
+    )
+    return calm, None
+
+
+def _unstable(policy: GuardPolicy, state: GuardState, interval: Interval) -> Unstable | None:
+    if policy.loss_ratio is not None and state.best_loss is not None and interval.loss > policy.loss_ratio * state.best_loss:
+        return "loss ratio"
+    if state.n_calm < _SURE_AFTER:
+        return None
+    if policy.grad_norm_ratio is not None and interval.grad_norm > policy.grad_norm_ratio * state.grad_norm:
+        return "gradient norm"
+    moment, ratio = interval.second_moment, policy.second_moment_ratio
+    if ratio is not None and moment is not None and state.second_moment > 0 and moment > ratio * state.second_moment:
+        return "second moment"
+    return None

@@ -1,0 +1,44 @@
+"""The record of a decision in decisions.jsonl: what, when, and why, in numbers."""
+
+import dataclasses
+from typing import Any
+
+from raystage.pacing.point import Decision
+from raystage.pacing.stage import Shape
+from raystage.training.counters import Counters
+from raystage.training.transition import TransitionReport
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When a decision took effect: the shapes before and after, the counters, the clock and the latest validation loss."""
+
+    before: Shape
+    after: Shape
+    counters: Counters
+    time_s: float
+    val_loss: float | None
+
+
+def record_of(decision: Decision, moment: Moment, decision_id: int, report: TransitionReport, **more: Any) -> dict[str, Any]:
+    """`more`: fields of one kind of decision alone."""
+    return {
+        "decision_id": decision_id,
+        "kind": decision.change.record_kind if decision.change else decision.action,
+        "from": dataclasses.asdict(moment.before),
+        "to": dataclasses.asdict(moment.after),
+        "check_step": decision.check_step,
+        "effective_step": decision.effective_step,
+        "tokens_seen": moment.counters.tokens_seen,
+        "flops": moment.counters.flops,
+        "time_s": moment.time_s,
+        "trigger": decision.trigger,
+        "reason": decision.reason,
+        "slope": decision.slope,
+        "slope_se": decision.slope_se,
+        "threshold": decision.threshold,
+        "command_id": decision.command_id,
+        "val_loss": moment.val_loss,
+        **dataclasses.asdict(report),
+        **more,
+    }

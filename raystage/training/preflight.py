@@ -1,0 +1,61 @@
+"""Before step 1: the rehearsal of a run's stages, and what follows from it for the run."""
+
+import dataclasses
+from typing import Any
+
+from raystage.config.schema import Config, Training
+from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.pacing.stage import Shape
+from raystage.training.job import Job
+from raystage.training.policy import plan_of
+from raystage.training.rehearsal import Rehearsal, rehearse, seconds_per_token
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """`settings`: those of training, with a micro-batch that fits; `record`: what was found, for metrics.jsonl."""
+
+    settings: Training
+    record: dict[str, Any]
+
+
+def preflight(job: Job, device: Device, ranks: Ranks) -> Preflight:
+    """Rehearses the first and the largest stage, all of them where code is compiled. Raises RehearsalError."""
+    settings, shapes = job.config.training, rehearsed_shapes(job.config)
+    wanted = largest_micro_batch(job.config, ranks.world_size)
+    rehearsal = rehearse(job.config, [(job.spec(shape), shape.seq_len_tokens) for shape in shapes], device, ranks, wanted)
+    fits = min(rehearsal.micro_batch_tokens, settings.micro_batch_tokens)
+    if rehearsal.micro_batch_tokens == wanted:
+        fits = settings.micro_batch_tokens  # a larger one than a step fills, and none that did not fit
+    return Preflight(dataclasses.replace(settings, micro_batch_tokens=fits), _record(rehearsal, shapes, settings, fits, ranks.world_size))
+
+
+def rehearsed_shapes(config: Config) -> list[Shape]:
+    """The first stage and the last, which is the longest and the largest; every one where code is compiled."""
+    shapes = plan_of(config).shapes()
+    chosen = shapes if config.training.compile else [shapes[0], shapes[-1]]
+    return list(dict.fromkeys(chosen))
+
+
+def largest_micro_batch(config: Config, world_size: int) -> int:
+    """[tokens] of the largest micro-batch that a rank will see: its share of a step where that is less than the budget."""
+    context = config.model.context_length
+    sequences = -(-config.training.batch_tokens // context)
+    return min(config.training.micro_batch_tokens, -(-sequences // world_size) * context)
+
+
+def _record(rehearsal: Rehearsal, shapes: list[Shape], settings: Training, fits: int, world_size: int) -> dict[str, Any]:
+    seconds = seconds_per_token(rehearsal, settings.batch_tokens, world_size)
+    stages = [
+        {"seq_len_tokens": shape.seq_len_tokens, "n_layer": shape.n_layer, "d_model": shape.d_model, "seconds_per_token": s}
+        for shape, s in zip(shapes, seconds, strict=True)
+    ]
+    return {
+        "kind": "preflight",
+        "micro_batch_tokens": fits,
+        "micro_batch_tokens_asked": settings.micro_batch_tokens,
+        "stages": stages,
+        "compile_s": rehearsal.compile_s,
+        "peak_bytes": rehearsal.peak_bytes,
+    }

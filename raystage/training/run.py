@@ -1,0 +1,194 @@
+"""What one rank's loop works on: the training state, its records, validation and checkpoints."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from raystage.data.batch import spread_rows, whole_rows
+from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.evaluation.loss import summed_loss, validation_loss
+from raystage.pacing.point import Point
+from raystage.pacing.stage import Shape
+from raystage.pacing.state import State
+from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.job import Job
+from raystage.training.manifest import Manifest
+from raystage.training.ports import Commands, Recorder, RemoteController
+from raystage.training.preflight import Preflight
+from raystage.training.saver import Saver
+from raystage.training.stage_model import peak_lr
+from raystage.training.start import start_state
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, on any rank; the message says what to do next."""
+
+
+class FencedError(RuntimeError):
+    """A later attempt at the same run has taken over; raised on rank 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outside:
+    """What rank 0 is given: where records go, the remote controller if any, whether to stop, decisions by hand, whether a later
+    attempt has taken over, and the tracked run's name for the manifest."""
+
+    recorder: Recorder
+    remote: RemoteController | None = None
+    stop_requested: Callable[[], bool] = lambda: False
+    commands: Commands | None = None
+    still_ours: Callable[[], bool] = lambda: True
+    tracking_run_id: Callable[[], str | None] = lambda: None
+
+
+class Run:
+    """One attempt at a run on one rank. `outside` is given on rank 0 alone; `preflight`: what a rehearsal has found, if there was one."""
+
+    def __init__(
+        self, job: Job, resume: Stored | None, device: Device, ranks: Ranks, outside: Outside | None, preflight: Preflight | None = None
+    ) -> None:
+        self.job, self.config, self.device, self.ranks, self.outside = job, job.config, device, ranks, outside
+        self.settings = preflight.settings if preflight else job.config.training
+        self._preflight = preflight
+        self._peak_lr: tuple[Shape | None, float] = (None, 0.0)
+        self.validation_rows = job.corpus.validation_rows(self.config.model.context_length)
+        self.store = CheckpointStore(job.run_dir)
+        self.saver = Saver(self.store, self.config.checkpoint)
+        self.state, self.decisions = start_state(job, resume, device, ranks)
+        self.val_loss = resume.manifest.val_loss if resume else None
+        self.saved_s = self._started_s = time.perf_counter()
+        self._elapsed_before_s = self.state.counters.elapsed_s
+
+    @property
+    def progress(self) -> float:
+        """Share of the duration done."""
+        return self.state.counters.progress(self.job.duration)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time of training, earlier attempts included."""
+        return self._elapsed_before_s + time.perf_counter() - self._started_s
+
+    @property
+    def n_sequences(self) -> int:
+        """Sequences of a step, over all ranks."""
+        shape = self.state.shape
+        length = shape.seq_len_tokens if self.settings.batch_rule == "tokens" else self.config.model.context_length
+        return max(1, shape.batch_tokens // length)
+
+    @property
+    def peak_lr(self) -> float:
+        """Of the present stage."""
+        if self._peak_lr[0] != self.state.shape:
+            self._peak_lr = (self.state.shape, peak_lr(self.config, self.state.shape))
+        return self._peak_lr[1]
+
+    def micro_batch(self, seq_len_tokens: int) -> int:
+        """Sequences of one forward and backward: as many as the token budget holds, so that short stages fill the device too."""
+        return max(1, self.settings.micro_batch_tokens // seq_len_tokens)
+
+    # -- losses
+
+    def validate(self, stage_end: bool) -> None:
+        """The validation loss at the full context, whatever the stage."""
+        context = self.config.model.context_length
+        self.val_loss = validation_loss(
+            self.state.machinery.trainee,
+            self.validation_rows,
+            self.config.validation.rows,
+            self.device,
+            self.ranks,
+            self.micro_batch(context),
+            self.job.attention_eot_id,
+        )
+        self.record({"kind": "val", "step": self.state.counters.step, **self.stamp(), "val_loss": self.val_loss, "stage_end": stage_end})
+
+    def gate_loss(self, trainee: nn.Module) -> float:
+        """The probe of growth: the same held-out rows for ever, in full float32; every rank computes all of it."""
+        batch = whole_rows(self.validation_rows, spread_rows(self.validation_rows, self.config.growth.probe_rows))
+        training_precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # TF32 rounds more than the gate allows
+        micro_batch = self.micro_batch(self.config.model.context_length)
+        total, tokens = summed_loss(trainee, batch, self.device, micro_batch, self.job.attention_eot_id)
+        torch.set_float32_matmul_precision(training_precision)
+        return total / tokens
+
+    # -- checkpoints
+
+    def save(self, reason: str, controller: State, unresolved: tuple[Point, ...], pinned: bool = False, frozen: bool = False) -> None:
+        """Rank 0 writes; the others go on, since their state is the same. `frozen`: nobody changes it while it is written."""
+        self.saved_s = time.perf_counter()
+        if self.outside is None:
+            return
+        state = self.state
+        if pinned and self.store.is_pinned(state.counters.step, reason):
+            return  # an attempt that died right after pinning comes by here again
+        manifest = Manifest(
+            run_name=self.config.name,
+            attempt=self.job.attempt,
+            reason=reason,
+            pinned=pinned,
+            spec=state.machinery.spec,
+            shape=state.shape,
+            taken=state.taken,
+            counters=state.counters,
+            controller=controller,
+            unresolved=unresolved,
+            decisions=tuple(self.decisions),
+            seed=self.config.seed,
+            corpus_digest=self.job.corpus.digest,
+            world_size=self.ranks.world_size,
+            mlflow_run_id=self.outside.tracking_run_id(),
+            val_loss=self.val_loss,
+        )
+        self.saver.save(manifest, state.machinery.model.config, state.machinery.tensors(), frozen=frozen)  # type: ignore[arg-type]
+
+    # -- records
+
+    def stamp(self) -> dict[str, Any]:
+        """What every record carries: the clocks, the account of tokens, and the stage."""
+        state, counters = self.state, self.state.counters
+        return {
+            "tokens_seen": counters.tokens_seen,
+            "tokens_dropped": counters.place.tokens_dropped,
+            "tokens_waiting": counters.place.tokens_waiting(self.config.model.context_length),
+            "tokens_recycled": counters.place.tokens_recycled,
+            "tokens_repeated": counters.place.tokens_repeated,
+            "tokens_skipped": counters.place.tokens_skipped,
+            "tokens_undone": counters.tokens_undone,
+            "flops": counters.flops,
+            "time_s": round(self.elapsed_s, 4),
+            "stage": state.position,
+            "seq_len_tokens": state.shape.seq_len_tokens,
+            "batch_tokens": self.n_sequences * state.shape.seq_len_tokens,
+            "n_layer": state.shape.n_layer,
+            "d_model": state.shape.d_model,
+            "n_parameters": state.machinery.n_parameters,
+            "world_size": self.ranks.world_size,
+            "attempt": self.job.attempt,
+        }
+
+    def record_start(self) -> None:
+        """What this attempt begins with."""
+        step = self.state.counters.step
+        self.record({"kind": "start", "step": step, **self.stamp(), "device": self.device.name})
+        if self._preflight is not None:
+            self.record({**self._preflight.record, "step": step, "attempt": self.job.attempt})
+
+    def decide(self, record: dict[str, Any]) -> None:
+        """Keeps the record of a decision, for the files and for every later checkpoint."""
+        self.decisions.append(record)
+        self.record_decision(record)
+
+    def record_decision(self, record: dict[str, Any]) -> None:
+        if self.outside is not None:
+            self.outside.recorder.decision(record)
+
+    def record(self, record: dict[str, Any]) -> None:
+        if self.outside is not None:
+            self.outside.recorder.metric(record)

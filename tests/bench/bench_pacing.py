@@ -1,0 +1,91 @@
+"""CPU time that pacing costs a training step: points, boundaries, checks, orders; and how often it waits for the device."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+import raystage.training.loop as loop_module
+from raystage.data.batch import Batch
+from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.worker import FileRecorder
+from raystage.training.run import Run
+from raystage.training.step_log import StepLog
+from tests.bench.result import Result
+from tests.training.made_run import configure, train_here
+
+STEPS = 6000
+TARGET_S = 100e-6
+RUN = [
+    "pacing.rule=slope",
+    "pacing.at=null",
+    "pacing.check_every_steps=10",
+    # never reached, so that every check decides and nothing is applied
+    "pacing.thresholds={length: -1e-9, depth: -1e-9, width: -1e-9}",
+    f"training.duration={STEPS} steps",
+    "training.preflight=false",
+    f"validation.every_steps={STEPS}",
+    f"checkpoint={{every_steps: {STEPS}, every_minutes: null}}",
+]
+
+
+def run() -> Result:
+    """A run whose forward, backward and data cost nothing: what is left is pacing, less writing records and fencing off old attempts."""
+    with tempfile.TemporaryDirectory() as folder:
+        spent_us = [_cost_a_step(Path(folder), f"cost-{number}") * 1e6 for number in range(3)]
+    ratios = tuple(us / (TARGET_S * 1e6) for us in spent_us)
+    return Result("pacing, CPU time a step", "100 us", "x", ratios, "<= 1", f"{spent_us[-1]:.0f} us")
+
+
+def _cost_a_step(folder: Path, name: str) -> float:
+    """[s] of CPU time."""
+    clock = _Clock()
+    tokens = torch.zeros(8, 16, dtype=torch.int64)
+    loss, norm = torch.tensor(400.0, dtype=torch.float64), torch.tensor(1.0)
+    calls = iter(range(1, 2 * STEPS))  # the loss falls for ever, or it would count as saturated
+    pacing = [(loop_module.Loop, part) for part in ("_seen", "_collect", "_boundary", "_carry_out_decisions")]
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(loop_module, "read_batch", return_value=Batch(tokens, tokens)))
+        patches.enter_context(mock.patch.object(loop_module, "train_step", side_effect=lambda *_: (loss * next(calls) ** -0.2, norm)))
+        for owner, part in [*pacing, (StepLog, "add")]:
+            patches.enter_context(mock.patch.object(owner, part, clock.running(getattr(owner, part))))
+        for owner, part in ((FileRecorder, "metric"), (Run, "save"), (Run, "validate"), (RunFolder, "attempt")):
+            patches.enter_context(mock.patch.object(owner, part, clock.stopped(getattr(owner, part))))
+        train_here(configure(folder, [f"name={name}", *RUN]))
+    return clock.spent_s / STEPS
+
+
+class _Clock:
+    """CPU time of this thread inside `running` functions, without that of `stopped` ones called by them."""
+
+    def __init__(self) -> None:
+        self.spent_s = 0.0
+        self._depth = 0
+
+    def running(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        return self._timed(inner, 1)
+
+    def stopped(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        return self._timed(inner, -1)
+
+    def _timed(self, inner: Callable[..., Any], sign: int) -> Callable[..., Any]:
+        def outer(*args: Any, **kwargs: Any) -> Any:
+            counts = (self._depth == 0) == (sign > 0)
+            begin_s = time.thread_time()
+            self._depth += counts
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                self._depth -= counts
+                self.spent_s += counts * sign * (time.thread_time() - begin_s)
+
+        return outer
+
+
+if __name__ == "__main__":
+    print(run().line())

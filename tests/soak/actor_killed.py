@@ -1,0 +1,86 @@
+"""A run whose controller actor is killed ten times equals one left alone: `make soak`.
+
+Both train on Ray with one worker, by slope; losses and decisions must be the same to the last bit. Exit code 1 where they are not.
+"""
+
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raystage.runtime.ray_engine import RayEngine
+from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.worker import Assignment
+from raystage.tracking.records import METRICS_FILE, RunRecords
+from tests.training.made_run import assign, configure, losses
+
+KILLS = 10
+SLOPE = [
+    "pacing.rule=slope",
+    "pacing.at=null",
+    "pacing.confidence=0.5",
+    "pacing.settle_tokens=0",
+    "pacing.min_dwell_tokens=20000",
+    "pacing.thresholds={length: -2.0, depth: -2.0, width: -2.0}",
+    "training.schedule={kind: constant, warmup_steps: 0}",
+    "growth.rewarm_steps=0",
+    "training.duration=1500 steps",
+    "runtime.engine=ray",
+    "runtime.workers=1",
+    "runtime.decision_timeout_s=0.5",
+]
+COMPARED = ("kind", "effective_step", "trigger", "slope", "threshold", "outcome")
+
+
+def main() -> None:
+    """Trains both and compares them."""
+    with tempfile.TemporaryDirectory() as folder:
+        alone, killed = (_train(Path(folder), name, kills) for name, kills in (("alone", 0), ("killed", KILLS)))
+    same_decisions = _decisions(alone) == _decisions(killed)
+    same_losses = losses(alone) == losses(killed)
+    print(f"{len(alone.decisions)} decisions: {[(d['kind'], d['effective_step']) for d in alone.decisions]}")
+    print(f"decisions the same: {same_decisions}; {len(losses(alone))} losses the same bit by bit: {same_losses}")
+    raise SystemExit(0 if same_decisions and same_losses and len(alone.decisions) == 3 else 1)
+
+
+def _train(folder: Path, name: str, kills: int) -> RunRecords:
+    config = configure(folder, [f"name={name}", *SLOPE])
+    assignment: Assignment = assign(config)
+    run = RunFolder(assignment.run_dir)
+    engine = RayEngine(config.runtime)
+    done = threading.Event()
+    killer = threading.Thread(target=_kill, args=(engine, run.path / METRICS_FILE, kills, done))
+    killer.start()
+    begin_s = time.perf_counter()
+    finished = engine.train(assignment)
+    done.set()
+    killer.join()
+    ray.shutdown()
+    print(f"{name}: finished {finished} in {time.perf_counter() - begin_s:.0f} s")
+    return RunRecords.load(run.path)
+
+
+def _kill(engine: RayEngine, metrics: Path, kills: int, done: threading.Event) -> None:
+    """Kills the actor, which Ray starts again, once the run is under way, at even distances in its records."""
+    killed = 0
+    while killed < kills and not done.is_set():
+        lines = metrics.read_bytes().count(b'"kind": "train"') if metrics.is_file() else 0
+        if lines > 100 * (killed + 1):
+            actor: Any = engine._controller
+            ray.kill(actor, no_restart=False)
+            killed += 1
+        time.sleep(0.05)
+    if kills:
+        print(f"the actor was killed {killed} times")
+    assert killed == kills, "the run ended before; make it longer"
+
+
+def _decisions(records: RunRecords) -> list[tuple[Any, ...]]:
+    return [tuple(decision[key] for key in COMPARED) for decision in records.decisions]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The guard in real runs: rollbacks with the data moved on, holds, stops; and never for ever."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import raystage.training.loop as loop_module
+from raystage.report.account import account_of
+from raystage.runtime.replay_run import compare_run
+from raystage.tracking.records import RunRecords
+from raystage.training.run import TrainingError
+from raystage.training.step import train_step
+from tests.training.made_run import configure, train_here
+
+PLAIN = ["pacing.lengths=null", "pacing.depths=null", "pacing.widths=null", "pacing.rule=slope", "pacing.at=null", "pacing.settle_tokens=0"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("guard")
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float]], None]:
+    """Multiplies the loss that the n-th call of train_step returns, and ruins the weights where that is not finite."""
+
+    def patch(factor: Callable[[int], float]) -> None:
+        calls = iter(range(1, 10**6))
+
+        def spoiled(machinery: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            loss, norm = train_step(machinery, *rest)
+            by = factor(next(calls))
+            if by != by:
+                for parameter in machinery.model.parameters():
+                    parameter.data.fill_(float("nan"))
+            return loss * by, norm
+
+        monkeypatch.setattr(loop_module, "train_step", spoiled)
+
+    return patch
+
+
+def rollbacks(records: RunRecords) -> list[dict[str, Any]]:
+    return [d for d in records.decisions if d["kind"] == "rollback"]
+
+
+def test_a_loss_that_is_not_finite_goes_back_and_moves_the_data_on(folder: Path, spoil: Callable[..., None]) -> None:
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    records = train_here(configure(folder, ["name=nan", *PLAIN]))
+    (rollback,) = rollbacks(records)
+    assert (rollback["trigger"], rollback["outcome"], rollback["restored_step"], rollback["n_rollbacks"]) == ("guard", "applied", 30, 1)
+    assert "step 33" in rollback["reason"]
+    assert [r["step"] for r in records.train] == list(range(1, 61)), "steps go on, they were spent"
+    bad = [r["step"] for r in records.train if r["loss"] is None]
+    assert bad[0] == 33
+    assert bad[-1] == rollback["effective_step"] - 1
+    after = records.train[rollback["effective_step"] - 1]
+    assert after["loss"] < 1.1 * records.train[29]["loss"]
+    account = account_of(records.train[-1])
+    assert account.undone == account.skipped == 256 * (rollback["effective_step"] - 1 - 30)
+    assert account.passed == records.train[-1]["tokens_seen"]
+
+
+def test_a_rollback_is_repeated_by_a_run_that_dies_after_it(folder: Path, spoil: Callable[..., None]) -> None:
+    """Killed and resumed between rollback and end: the same losses as left alone."""
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    alone = train_here(configure(folder, ["name=nan-alone", *PLAIN]))
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    stops = iter([False] * 8 + [True])
+    config = configure(folder, ["name=nan-stopped", *PLAIN])
+    train_here(config, stop_requested=lambda: next(stops, False))
+    again = train_here(config)
+    assert [(r["step"], r["loss"]) for r in again.train] == [(r["step"], r["loss"]) for r in alone.train]
+    assert len(rollbacks(again)) == 1
+
+
+def test_a_loss_ratio_rolls_back_if_asked_and_holds_by_default(folder: Path, spoil: Callable[..., None]) -> None:
+    def spike(call: int) -> float:
+        return 2.0 if 31 <= call <= 40 else 1.0
+
+    spoil(spike)
+    held = train_here(configure(folder, ["name=held", *PLAIN]))
+    assert [(d["kind"], d["trigger"], d["reason"]) for d in held.decisions] == [("hold", "guard", "loss ratio")]
+    assert [c["reason"] for c in held.checks].count("loss ratio") == 2
+    spoil(spike)
+    back = train_here(configure(folder, ["name=back", *PLAIN, "pacing.guard.action=rollback"]))
+    assert rollbacks(back)[0]["restored_step"] == 30
+    assert rollbacks(back)[0]["reason"] == "loss ratio"
+    for name in ("held", "back"):
+        assert compare_run(folder / "runs" / name).difference is None
+
+
+@pytest.mark.parametrize(("keep_last", "restored"), [(9, [30, 20]), (1, [30, 40])])
+def test_rollbacks_go_further_back_where_they_can_and_end(
+    folder: Path, spoil: Callable[..., None], keep_last: int, restored: list[int]
+) -> None:
+    spoil(lambda call: float("nan") if call >= 33 else 1.0)
+    kept = f"checkpoint={{keep_last: {keep_last}, keep_best: 0, every_steps: 10}}"
+    overrides = [*PLAIN, "pacing.guard.max_rollbacks=2", "training.duration=90 steps", kept]
+    config = configure(folder, [f"name=for-ever-{keep_last}", *overrides])
+    with pytest.raises(TrainingError, match=r"not finite.*after 2 rollbacks; lower training\.optimizer\.lr"):
+        train_here(config)
+    records = RunRecords.load(folder / "runs" / f"for-ever-{keep_last}")
+    assert [d["restored_step"] for d in rollbacks(records)] == restored
+
+
+def test_without_a_checkpoint_or_a_wish_to_go_back_it_stops(folder: Path, spoil: Callable[..., None]) -> None:
+    spoil(lambda call: float("nan") if call == 3 else 1.0)
+    with pytest.raises(TrainingError, match=r"first in step 3.*no earlier checkpoint"):
+        train_here(configure(folder, ["name=too-soon", *PLAIN]))
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    with pytest.raises(TrainingError, match=r"not finite, first in step 33.*pacing\.guard says stop"):
+        train_here(configure(folder, ["name=no-wish", *PLAIN, "pacing.guard.non_finite=stop"]))
+    spoil(lambda call: 2.0 if call >= 31 else 1.0)
+    with pytest.raises(TrainingError, match=r"unstable at step 35 \(loss ratio\)"):
+        train_here(configure(folder, ["name=stops", *PLAIN, "pacing.guard.action=stop"]))
+
+
+def test_stability_is_logged(folder: Path) -> None:
+    records = train_here(configure(folder, ["name=logged", *PLAIN]))
+    moments = [r["second_moment"] for r in records.train if r["second_moment"] is not None]
+    assert len(moments) == 12
+    assert all(m > 0 for m in moments)
+    assert all(r["grad_norm"] > 0 for r in records.train)
