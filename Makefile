@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check bench bench-growth bench-growth-dynamics bench-trigger format clean
+.PHONY: help install quickstart test check bench bench-growth bench-growth-dynamics bench-trigger soak format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench-growth: $(STAMP) ## growth of GPT-2 124M against one copy of the grown sta
 
 bench-growth-dynamics: $(STAMP) ## does a grown model learn as fast as one from scratch (20 minutes on two cores; goes on where it stopped)
 	$(BIN)/python -m tests.bench.growth_dynamics
+
+soak: $(STAMP) ## a run whose controller is killed ten times equals one left alone (2 minutes)
+	$(BIN)/python -m tests.soak.actor_killed
 
 bench-trigger: $(STAMP) ## the slope trigger on made curves: how often too early, how late, or never (half an hour on two cores)
 	$(BIN)/python -m tests.bench.bench_trigger

@@ -17,6 +17,8 @@ Save = Callable[..., None]  # Run.save with the controller's state filled in
 
 def carry_out(run: Run, decision: Decision, save: Save) -> None:
     """Applies a decision before the step that it takes effect with, on every rank alike. Raises TrainingError where it ends the run."""
+    if decision.action == "change":
+        run.validate(stage_end=True)
     begin_s, step = time.perf_counter(), run.state.counters.step
     if decision.action == "change":
         _change_stage(run, decision, save)
@@ -37,9 +39,8 @@ def carry_out(run: Run, decision: Decision, save: Save) -> None:
 
 
 def _change_stage(run: Run, decision: Decision, save: Save) -> None:
-    """Validate, change, record, save; growth pins the state before it."""
+    """Change, record, save; growth pins the state before it."""
     assert decision.change is not None
-    run.validate(stage_end=True)
     moment = _moment(run)
     if not decision.change.grows:
         run.state, report = apply_shape(run.state, decision)
