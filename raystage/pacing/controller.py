@@ -95,9 +95,11 @@ def _advance(policy: Policy, state: State, group: list[Point]) -> tuple[State, C
     if last.step % policy.check_every_steps:
         return state, None
     state, unstable = _close_interval(policy, state)
-    if not unstable and not _looks(policy, state):
+    if not unstable and not state.unstable and not _looks(policy, state):
         return state, None
-    return _check(policy, state, unstable, last.held)
+    begins = unstable is not None and not state.unstable
+    state, check = _check(policy, dataclasses.replace(state, unstable=unstable is not None), unstable, last.held)
+    return state, dataclasses.replace(check, trouble_begins=begins)
 
 
 def _looks(policy: Policy, state: State) -> bool:
@@ -240,6 +242,7 @@ def _decide(policy: Policy, state: State, verdict: _Verdict) -> Decision | None:
         slope_se=estimate.standard_error if estimate else None,
         threshold=candidate.threshold if candidate else None,
         reason=verdict.reason,
+        n_rollbacks=state.n_rollbacks,
     )
 
 

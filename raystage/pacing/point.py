@@ -7,7 +7,7 @@ from typing import Any, Literal
 from raystage.pacing.stage import Change, Taken
 
 Trigger = Literal["slope", "max_dwell", "schedule", "guard", "manual"]
-Action = Literal["change", "hold", "resume", "rollback", "stop"]
+Action = Literal["change", "hold", "resume", "rollback", "stop", "refuse"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """From `effective_step` on, `change` of a track, or another action; made once, for a stage with `taken` changes behind."""
+    """From `effective_step` on, `change` of a track, or another action; made once, for a stage with `taken` changes behind.
+
+    `refuse`: a command by hand that the plan has nothing for. `n_rollbacks`: before it; those after it make it void.
+    """
 
     action: Action
     taken: Taken
@@ -64,6 +67,7 @@ class Decision:
     threshold: float | None = None
     reason: str = ""
     command_id: int | None = None
+    n_rollbacks: int = 0
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Decision":
@@ -73,7 +77,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What one check saw and said; `reason` is why it did not fire, or the trigger.
+    """What one check saw and said; `reason` is why it did not fire, or the trigger. `trouble_begins`: the first unstable one of a row.
 
     `change`, `threshold`: of the change that fired, or else of the one nearest to firing.
     """
@@ -89,3 +93,4 @@ class Check:
     in_a_row: int
     fired: bool
     reason: str
+    trouble_begins: bool = False

@@ -29,6 +29,7 @@ class State:
     bins: tuple[Bin, ...] = ()
     open: Interval = _EMPTY
     guard: GuardState = _UNJUDGED
+    unstable: bool = False
     in_a_row: tuple[int, ...] = ()
     pending: Decision | None = None
     early: tuple[Point, ...] = ()

@@ -68,7 +68,10 @@ def planned_stages(config: Config, seconds_per_token: Sequence[float] | None = N
 
 def _dwell(policy: Policy, change: Change, spec: ModelSpec, effective_tokens: float) -> float:
     """[tokens] until the slope passes its threshold, by the law."""
-    wanted = tokens_at_slope(matmul_parameters(spec), policy.threshold(change)) - effective_tokens
+    try:
+        wanted = tokens_at_slope(matmul_parameters(spec), policy.threshold(change)) - effective_tokens
+    except ValueError:
+        wanted = 0.0  # steeper than the law ever is: passed at once
     return min(max(wanted, policy.min_dwell_tokens), policy.max_dwell_tokens or float("inf"))
 
 

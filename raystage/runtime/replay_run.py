@@ -1,14 +1,12 @@
 """A run's own records through its own controller: the decisions they lead to, against those that were made."""
 
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 
 from raystage.config import Config, ConfigError, load
 from raystage.pacing.controller import observe
-from raystage.pacing.guard import UNSTABLE
-from raystage.pacing.point import Check, Decision, Point
+from raystage.pacing.point import Action, Check, Decision, Point
 from raystage.pacing.policy import Policy
 from raystage.pacing.schedule import is_due
 from raystage.pacing.stage import Shape, Taken, take
@@ -102,9 +100,9 @@ def _replayed(config: Config, points: list[Point], recorded: list[Record]) -> li
         if after is None and not there:
             continue  # the run ended, or was stopped, before it
         decision = None if any(r["trigger"] == "manual" for r in there) else controller.get(step)
-        if decision is not None and (decision.taken != point.taken or point.held):
+        if decision is not None and not _stands(decision, point):
             decision = None
-        decision = _emergency(policy, points, number) or decision
+        decision = _emergency(policy, points, number, config.pacing.guard.non_finite) or decision
         if decision is not None:
             replayed.append(_of(decision))
             taken = _after(policy, decision, there)
@@ -113,21 +111,19 @@ def _replayed(config: Config, points: list[Point], recorded: list[Record]) -> li
     return sorted(replayed, key=_when)
 
 
+def _stands(decision: Decision, point: Point) -> bool:
+    """Whether nothing has overtaken it: a change, a rollback, or a hold by hand, which holds all but the guard."""
+    same_stage = (decision.taken, decision.n_rollbacks) == (point.taken, point.n_rollbacks)
+    return same_stage and (not point.held or decision.trigger == "guard")
+
+
 def _when(made: Made) -> int:
     return made.effective_step
 
 
 def _holds(checks: list[Check]) -> list[Made]:
-    """The guard's holds: each begins with the first unstable check of a row, and ends with the stage at the latest."""
-    begun = [
-        check
-        for last, check in itertools.pairwise([None, *checks])
-        if check is not None
-        and check.reason in UNSTABLE
-        and not check.fired
-        and (last is None or last.reason not in UNSTABLE or last.stage != check.stage)
-    ]
-    return [Made(check.step + 1, "hold", "guard", None) for check in begun]
+    """The guard's holds."""
+    return [Made(check.step + 1, "hold", "guard", None) for check in checks if check.trouble_begins and not check.fired]
 
 
 def _decided(policy: Policy, points: list[Point]) -> tuple[dict[int, Decision], list[Check]]:
@@ -150,7 +146,7 @@ def _decided(policy: Policy, points: list[Point]) -> tuple[dict[int, Decision], 
     return decided, all_checks
 
 
-def _emergency(policy: Policy, points: list[Point], number: int) -> Decision | None:
+def _emergency(policy: Policy, points: list[Point], number: int, action: Action) -> Decision | None:
     """The rollback of an interval with a loss or gradient that is not finite, which takes effect one interval after its end."""
     every, point = policy.check_every_steps, points[number]
     end = number - every
@@ -159,7 +155,7 @@ def _emergency(policy: Policy, points: list[Point], number: int) -> Decision | N
     interval = points[max(0, end - every + 1) : end + 1]
     if all(math.isfinite(p.loss) and math.isfinite(p.grad_norm) for p in interval) or point.n_rollbacks > interval[-1].n_rollbacks:
         return None
-    return Decision("rollback", point.taken, points[end].step, point.step + 1, "guard")
+    return Decision(action, point.taken, points[end].step, point.step + 1, "guard")
 
 
 def _after(policy: Policy, decision: Decision, there: list[Record]) -> Taken:

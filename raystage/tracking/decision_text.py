@@ -17,7 +17,7 @@ def label(decision: Record) -> str:
     refused = " refused" if decision.get("outcome") == "refused" else ""
     kind = decision["kind"]
     if kind == "rollback":
-        return f"rollback to step {decision['restored_step']}{refused}"
+        return f"rollback to step {decision.get('restored_step', '?')}{refused}"
     if not is_change(decision):
         return f"{kind}{refused}"
     names = [name for part in kind.split("+") for name in _CHANGES[part]]

@@ -23,7 +23,7 @@ def next_command(commands: Commands, done: set[int], step: int) -> Command | Non
 
 
 def decision_of(command: Command, plan: Plan, taken: Taken, step: int) -> Decision:
-    """What the command decides. One that the plan has nothing for is a hold with the reason in words, to be recorded as refused."""
+    """What the command decides; one that the plan has nothing for is refused, with the reason in words."""
     base = Decision("hold", taken, step, step + 1, "manual", command_id=command.command_id)
     if command.action in ("pause", "resume", "stop"):
         action = {"pause": "hold", "resume": "resume", "stop": "stop"}[command.action]
@@ -33,12 +33,7 @@ def decision_of(command: Command, plan: Plan, taken: Taken, step: int) -> Decisi
         if _has_kind(change, wanted):
             return dataclasses.replace(base, action="change", track=track, change=change)
     heads = " or ".join(str(change) for _, change in plan.heads(taken)) or "none, it is complete"
-    return dataclasses.replace(base, reason=f"no {' or '.join(wanted)} comes next; the plan's next change: {heads}")
-
-
-def is_refused(decision: Decision) -> bool:
-    """Whether a command had nothing to decide."""
-    return decision.trigger == "manual" and decision.action == "hold" and bool(decision.reason)
+    return dataclasses.replace(base, action="refuse", reason=f"no {' or '.join(wanted)} comes next; the plan's next change: {heads}")
 
 
 def _has_kind(change: Change, wanted: tuple[str | None, ...]) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from raystage.pacing.point import Decision
-from raystage.training.by_hand import is_refused
 from raystage.training.decision_record import Moment, record_of
 from raystage.training.rollback import REASON, choose_target, roll_back
 from raystage.training.run import Run, TrainingError
@@ -32,6 +31,7 @@ def carry_out(run: Run, decision: Decision, save: Save) -> None:
             "lower training.optimizer.lr or training.optimizer.clip_norm, or let the guard roll back"
         )
     elif decision.action == "stop":
+        assert decision.trigger == "slope", "a stop by hand is an order of its own"
         _end(run, decision, save)
     else:
         _hold(run, decision, save)
@@ -93,7 +93,7 @@ def _end(run: Run, decision: Decision, save: Save) -> None:
 
 def _hold(run: Run, decision: Decision, save: Save) -> None:
     """Pacing waits, or goes on, by hand; or a command by hand that the plan has nothing for."""
-    if is_refused(decision):
+    if decision.action == "refuse":
         _record(run, decision, _moment(run), TransitionReport("refused"))
         return
     counters = dataclasses.replace(run.state.counters, held=decision.action == "hold")

@@ -7,7 +7,7 @@ from raystage.pacing.point import Action, Decision, Trigger
 from raystage.pacing.stage import Plan, Taken
 
 _SAVE, _STOP = 1, 2
-_ACTIONS: tuple[Action, ...] = ("change", "hold", "resume", "rollback", "stop")
+_ACTIONS: tuple[Action, ...] = ("change", "hold", "resume", "rollback", "stop", "refuse")
 _TRIGGERS: tuple[Trigger, ...] = ("slope", "max_dwell", "schedule", "guard", "manual")
 
 
@@ -21,10 +21,10 @@ class Orders:
     elapsed_s: float
 
 
-def share_orders(ranks: Ranks, orders: Orders, plan: Plan, taken: Taken) -> Orders:
+def share_orders(ranks: Ranks, orders: Orders, plan: Plan, taken: Taken, n_rollbacks: int = 0) -> Orders:
     """Rank 0's orders on every rank; those of the others are ignored. Slope and reason stay on rank 0.
 
-    `plan`, `taken`: what the decision is about, the same on every rank, so that a track's number is enough.
+    `plan`, `taken`, `n_rollbacks`: what the decision is about, the same on every rank, so that a track's number is enough.
     """
     decision = orders.decision
     head = [-1, 0, 0, 0, 0]
@@ -41,5 +41,5 @@ def share_orders(ranks: Ranks, orders: Orders, plan: Plan, taken: Taken) -> Orde
     if not ranks.is_first and action >= 0:
         name = _ACTIONS[action]
         change = plan.tracks[track][taken[track]] if name == "change" else None
-        decision = Decision(name, taken, check_step, effective_step, _TRIGGERS[trigger], track, change)
+        decision = Decision(name, taken, check_step, effective_step, _TRIGGERS[trigger], track, change, n_rollbacks=n_rollbacks)
     return Orders(decision if action >= 0 else None, bool(flags & _SAVE), bool(flags & _STOP), elapsed_ms / 1000)

@@ -44,11 +44,11 @@ class Coordinator:
         self.unresolved = ()
         return checks
 
-    def due(self, step: int, taken: Taken) -> Decision | None:
-        """The decision that takes effect at `step` with these changes behind, if there is one.
+    def due(self, step: int, taken: Taken, n_rollbacks: int = 0) -> Decision | None:
+        """The decision that takes effect at `step` with these changes and rollbacks behind, if there is one.
 
         The controller learns from later points that its decision was applied; until then `taken` tells.
         """
         pending = self.state.pending
-        is_due = pending is not None and pending.effective_step == step and pending.taken == taken
+        is_due = pending is not None and (pending.effective_step, pending.taken, pending.n_rollbacks) == (step, taken, n_rollbacks)
         return pending if is_due else None

@@ -24,7 +24,7 @@ def record_of(decision: Decision, moment: Moment, decision_id: int, report: Tran
     """`more`: fields of one kind of decision alone."""
     return {
         "decision_id": decision_id,
-        "kind": decision.change.record_kind if decision.change else decision.action,
+        "kind": _kind(decision),
         "from": dataclasses.asdict(moment.before),
         "to": dataclasses.asdict(moment.after),
         "check_step": decision.check_step,
@@ -42,3 +42,9 @@ def record_of(decision: Decision, moment: Moment, decision_id: int, report: Tran
         **dataclasses.asdict(report),
         **more,
     }
+
+
+def _kind(decision: Decision) -> str:
+    if decision.change:
+        return decision.change.record_kind
+    return "hold" if decision.action == "refuse" else decision.action

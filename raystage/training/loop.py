@@ -5,6 +5,7 @@ begin their way to the host, rank 0 learns the controller's answer to those of t
 """
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from raystage.data.batch import cut, rank_slice, read_batch
 from raystage.data.order import RowOrder
 from raystage.models.count import flops_per_token, matmul_parameters, mfu
-from raystage.pacing.guard import UNSTABLE
 from raystage.pacing.point import Check, Decision, Point
 from raystage.pacing.schedule import is_due
 from raystage.pacing.state import State
@@ -24,9 +24,10 @@ from raystage.training.control import Orders, share_orders
 from raystage.training.coordinator import Coordinator
 from raystage.training.decision_record import Moment, record_of
 from raystage.training.learning_rate import learning_rate_factor, rewarm_factor
+from raystage.training.manifest import Manifest
 from raystage.training.optimizer import largest_second_moment, set_learning_rate
 from raystage.training.policy import policy_of
-from raystage.training.run import FencedError, Run, TrainingError
+from raystage.training.run import FencedError, Run
 from raystage.training.signal_probe import ProbeSums, SignalProbe
 from raystage.training.step import train_step
 from raystage.training.step_log import Read, Step, StepLog
@@ -44,7 +45,7 @@ class Loop:
         self._has_schedule = any(change.at is not None for change in self._policy.plan.changes)
         self._unrecorded = [] if resume else list(run.decisions)
         self._coordinator = self._make_coordinator(resume)
-        self._decision = self._first_decision()
+        self._decision: Decision | None = None
         self._steps = StepLog(run.ranks)
         self._signal_probe = (
             SignalProbe(run.config, run.validation_rows, run.device, run.ranks, run.job.attention_eot_id)
@@ -52,7 +53,7 @@ class Loop:
             else None
         )
         self._points: list[Point] = []  # recorded, and not yet sent to the controller
-        self._bad_step: int | None = None
+        self._bad_step = _first_bad(resume.manifest, run.state.counters.n_rollbacks) if resume else None
         self._last_check: Check | None = None
         self._boundary_step = run.state.counters.step
 
@@ -63,17 +64,33 @@ class Loop:
         for record in self._unrecorded:
             run.record_decision(record)
         with run.saver:
+            if self._begin():
+                return self._stop()
             while run.progress < 1.0:
                 self._carry_out_decisions()
                 if run.progress >= 1.0:
                     break
                 self._train_one_step()
                 if run.state.counters.step % self._config.pacing.check_every_steps == 0 and self._boundary():
-                    self._save("stop")
-                    return False
+                    return self._stop()
                 self._collect(wait=False)
             self._finish()
         return True
+
+    def _begin(self) -> bool:
+        """Takes up what takes effect with the first step: an attempt before this one may have died carrying it out. True: to stop."""
+        run, step = self._run, self._run.state.counters.step
+        decision, stop = self._decide(step) if self._outside is not None else (None, False)
+        orders = self._share(Orders(decision, False, stop, run.elapsed_s))
+        self._decision = orders.decision
+        return orders.stop
+
+    def _stop(self) -> bool:
+        """Leaves with a checkpoint; a rollback that is due comes first, or it would be forgotten."""
+        if self._decision is not None and self._decision.action == "rollback":
+            self._carry_out_decisions()
+        self._save("stop")
+        return False
 
     # -- one step
 
@@ -128,12 +145,12 @@ class Loop:
         self._boundary_step = step
         if _crosses(self._config.validation.every_steps, before, step):
             run.validate(stage_end=False)
-        orders = share_orders(self._ranks, self._make_orders(before, step), self._policy.plan, run.state.taken)
+        orders = self._share(self._make_orders(before, step))
         self._decision = self._emergency(step) or orders.decision
         run.state = dataclasses.replace(run.state, counters=dataclasses.replace(run.state.counters, elapsed_s=orders.elapsed_s))
         self._steps.start_read(self._measure_probe(), largest_second_moment(run.state.machinery.optimizer))
         self._collect(wait=False)
-        if orders.save and self._decision is None and not orders.stop:
+        if orders.save and self._decision is None and self._scheduled() is None and not orders.stop:
             self._save("interval")
         return orders.stop
 
@@ -185,24 +202,28 @@ class Loop:
         settings, saved_for_s = self._config.checkpoint, time.perf_counter() - self._run.saved_s
         by_time = settings.every_minutes is not None and saved_for_s >= 60 * settings.every_minutes
         save = by_time or _crosses(settings.every_steps, before, step)
-        decision = self._by_hand(step) or self._due(step + 1)
-        stop = decision is not None and (decision.action, decision.trigger) == ("stop", "manual")
-        if stop and decision is not None:
-            self._note(decision)
-            decision = None
+        decision, stop = self._decide(step)
         return Orders(decision, save, stop or self._outside.stop_requested(), self._run.elapsed_s)
 
-    def _first_decision(self) -> Decision | None:
-        """What takes effect with the first step: an attempt before this one may have died carrying it out."""
-        step = self._run.state.counters.step
-        decision = (self._by_hand(step) or self._due(step + 1)) if self._outside is not None else None
-        orders = Orders(decision, False, False, self._run.elapsed_s)
-        return share_orders(self._ranks, orders, self._policy.plan, self._run.state.taken).decision
+    def _decide(self, step: int) -> tuple[Decision | None, bool]:
+        """What takes effect with the step after this one, by hand or by the controller; and whether to stop here, by hand."""
+        by_hand, due = self._by_hand(step), self._due(step + 1)
+        if by_hand is None or (by_hand.action == "refuse" and due is not None):
+            return due, False
+        if by_hand.action == "stop":
+            self._note(by_hand)
+            return None, True
+        return by_hand, False
+
+    def _share(self, orders: Orders) -> Orders:
+        state = self._run.state
+        return share_orders(self._ranks, orders, self._policy.plan, state.taken, state.counters.n_rollbacks)
 
     def _due(self, step: int) -> Decision | None:
-        """The controller's decision for `step`, unless pacing has been put on hold since."""
-        decision = self._coordinator.due(step, self._run.state.taken)
-        return None if self._run.state.counters.held else decision
+        """The controller's decision for `step`; where pacing has been put on hold since, only the guard's."""
+        counters = self._run.state.counters
+        decision = self._coordinator.due(step, self._run.state.taken, counters.n_rollbacks)
+        return None if decision is None or (counters.held and decision.trigger != "guard") else decision
 
     def _by_hand(self, step: int) -> Decision | None:
         assert self._outside is not None
@@ -213,10 +234,9 @@ class Loop:
         return decision_of(command, self._policy.plan, self._run.state.taken, step) if command else None
 
     def _record_check(self, check: Check) -> None:
-        begins = check.reason in UNSTABLE and (self._last_check is None or self._last_check.reason not in UNSTABLE)
         self._last_check = check if check.stage == self._run.state.position else None
         self._run.record({"kind": "check", **dataclasses.asdict(check)})
-        if begins and not check.fired:
+        if check.trouble_begins and not check.fired:
             held = Decision("hold", self._run.state.taken, check.step, check.step + 1, "guard", reason=check.reason)
             self._note(held)
 
@@ -251,6 +271,8 @@ class Loop:
         self._collect(wait=True)
         self._steps.start_read(None, None)
         self._collect(wait=True)
+        if self._bad_step is not None and reason in ("interval", "stop"):
+            return  # these weights are ruined: a checkpoint of them would pass for good
         self._run.save(reason, self._coordinator.state, (*self._coordinator.unresolved, *self._points), **how)
 
     def _finish(self) -> None:
@@ -259,10 +281,9 @@ class Loop:
         self._resolve()
         self._steps.start_read(None, None)
         self._collect(wait=True)
-        if self._bad_step is not None:
-            raise TrainingError(
-                f"the loss or gradient of step {self._bad_step} is not finite; lower training.optimizer.lr and start a new run"
-            )
+        if (emergency := self._emergency(run.state.counters.step)) is not None:
+            carry_out(run, emergency, self._save)
+            self._bad_step = None
         run.validate(stage_end=True)
         self._save("end", pinned=True)
         run.saver.wait()  # the end is told when it is safe
@@ -280,6 +301,12 @@ class Loop:
         state = self._run.state
         start = State.at(state.taken, state.counters.step, state.counters.tokens_seen, state.counters.n_rollbacks)
         return Coordinator(self._policy, start, (), remote)
+
+
+def _first_bad(manifest: Manifest, n_rollbacks: int) -> int | None:
+    """The first of the points on their way whose loss or gradient is not finite, and which no rollback has answered yet."""
+    bad = (p for p in manifest.unresolved if p.n_rollbacks == n_rollbacks and not (math.isfinite(p.loss) and math.isfinite(p.grad_norm)))
+    return next((p.step for p in bad), None)
 
 
 def _crosses(every: int, before: int, after: int) -> bool:

@@ -39,8 +39,15 @@ def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -
     if job.config.init_from.what == "weights":
         return _from_weights(job, folder, device, ranks), []
     stored = Stored(folder, _manifest(folder))
-    taken = _taken_in_plan(job, stored.manifest.shape)
-    return from_checkpoint(job, stored, taken, device, ranks), list(stored.manifest.decisions)
+    state = from_checkpoint(job, stored, _taken_in_plan(job, stored.manifest.shape), device, ranks)
+    # holds, rollbacks and an early end were the other run's
+    counters = dataclasses.replace(state.counters, held=False, n_rollbacks=0, duration_share=1.0)
+    return dataclasses.replace(state, counters=counters), [_inherited(record) for record in stored.manifest.decisions]
+
+
+def _inherited(record: dict[str, Any]) -> dict[str, Any]:
+    """A decision of another run: its commands and rollback targets mean nothing here."""
+    return {name: None if name == "command_id" else value for name, value in record.items() if name != "restored_step"}
 
 
 def find_checkpoint(path: Path) -> Path:
