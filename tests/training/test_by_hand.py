@@ -78,6 +78,20 @@ def test_stop_by_hand_saves_and_the_same_command_goes_on(folder: Path) -> None:
     assert losses(again) == losses(train_here(configure(folder, ["name=never-stopped", *BY_HAND])))
 
 
+def test_a_stop_asked_for_while_nobody_trains_stops_the_next_attempt_at_once(folder: Path) -> None:
+    config = configure(folder, ["name=stopped-before", *BY_HAND])
+    CommandsFile(assign(config).run_dir).add("stop", None)
+    assert train_here(config).train == []
+    assert [r["step"] for r in train_here(config).train] == list(range(1, 61)), "and is done with"
+
+
+def test_another_runs_commands_are_not_this_runs(folder: Path) -> None:
+    told(folder, "first", [(2, "grow", "width")], [*BY_HAND, "training.duration=20 steps"])
+    more = [*BY_HAND, f"init_from.path={folder / 'runs' / 'first'}", "init_from.what=state"]
+    records = told(folder, "second", [(2, "grow", "depth")], more)
+    assert [(d["kind"], d["command_id"]) for d in records.decisions] == [("grow_width", None), ("grow_depth", 1)]
+
+
 def test_a_run_that_dies_repeats_its_commands_at_their_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raystage.training.checkpoint import CheckpointStore
 

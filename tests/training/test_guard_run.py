@@ -9,11 +9,13 @@ import torch
 
 import raystage.training.loop as loop_module
 from raystage.report.account import account_of
+from raystage.runtime.commands_file import CommandsFile
 from raystage.runtime.replay_run import compare_run
 from raystage.tracking.records import RunRecords
+from raystage.training.checkpoint import CheckpointStore
 from raystage.training.run import TrainingError
 from raystage.training.step import train_step
-from tests.training.made_run import configure, train_here
+from tests.training.made_run import assign, configure, train_here
 
 PLAIN = ["pacing.lengths=null", "pacing.depths=null", "pacing.widths=null", "pacing.rule=slope", "pacing.at=null", "pacing.settle_tokens=0"]
 
@@ -117,6 +119,31 @@ def test_without_a_checkpoint_or_a_wish_to_go_back_it_stops(folder: Path, spoil:
     spoil(lambda call: 2.0 if call >= 31 else 1.0)
     with pytest.raises(TrainingError, match=r"unstable at step 35 \(loss ratio\)"):
         train_here(configure(folder, ["name=stops", *PLAIN, "pacing.guard.action=stop"]))
+
+
+def test_ruined_weights_are_never_saved_and_the_last_steps_roll_back_too(folder: Path, spoil: Callable[..., None]) -> None:
+    spoil(lambda call: float("nan") if call == 58 else 1.0)
+    records = train_here(configure(folder, ["name=late", *PLAIN, "checkpoint.every_steps=5", "checkpoint.keep_last=9"]))
+    assert rollbacks(records)[0]["restored_step"] == 55
+    assert records.train[-1]["step"] == 60
+    assert records.val[-1]["val_loss"] < 10
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    stops = iter([False] * 6 + [True])
+    config = configure(folder, ["name=stopped-ruined", *PLAIN, "checkpoint.every_steps=5"])
+    train_here(config, stop_requested=lambda: next(stops, False))
+    stored = CheckpointStore(folder / "runs" / "stopped-ruined").latest_good()
+    assert stored is not None
+    assert stored.manifest.counters.step <= 30
+    assert all(r["loss"] is not None for r in train_here(config).train)
+
+
+def test_a_pause_by_hand_does_not_hold_the_guard(folder: Path, spoil: Callable[..., None]) -> None:
+    spoil(lambda call: 2.0 if call >= 31 else 1.0)
+    config = configure(folder, ["name=paused", *PLAIN, "pacing.guard.action=rollback"])
+    CommandsFile(assign(config).run_dir).add("pause", None)
+    records = train_here(config)
+    assert [(d["kind"], d["trigger"]) for d in records.decisions] == [("hold", "manual"), ("rollback", "guard")]
+    assert records.train[-1]["held"]
 
 
 def test_stability_is_logged(folder: Path) -> None:
