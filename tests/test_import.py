@@ -24,12 +24,7 @@ print(took_s, *(name for name in ("ray", "torch", "mlflow", "transformers") if n
 _IMPORT_BLOCKED = """
 import importlib, json, pkgutil, sys, traceback
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked}:
-            raise ModuleNotFoundError("blocked: " + name, name=name)
-
-sys.meta_path.insert(0, Blocker())
+sys.modules.update(dict.fromkeys({blocked}))  # None: as if it were not installed, for imports and for those who only ask
 failures = {{}}
 for name in {packages}:
     try:

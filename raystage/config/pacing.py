@@ -105,7 +105,7 @@ class Pacing:
         default=10, description="[steps] between checks, in a long stage at least 1% of it; a decision takes effect one interval later"
     )
     checks_in_a_row: Positive = Field(default=2, description="[checks] that must agree before a change")
-    confidence: float = Field(default=0.95, ge=0.5, lt=1, description="one-sided confidence that the slope is above its threshold")
+    confidence: float = Field(default=0.99, ge=0.5, lt=1, description="one-sided confidence that the slope is above its threshold")
     window_fraction: float = Field(default=0.95, gt=0, le=1, description="latest share of the settled stage that the slope is fitted on")
     settle_tokens: int | None = Field(default=None, ge=0, description="[tokens] after a change that no fit sees; null: 120 steps' worth")
     min_dwell_tokens: int | None = Field(default=None, ge=0, description="[tokens] before a stage may end; null: 200 steps' worth")

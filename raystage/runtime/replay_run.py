@@ -117,8 +117,9 @@ def _stands(decision: Decision, point: Point) -> bool:
     return same_stage and (not point.held or decision.trigger == "guard")
 
 
-def _when(made: Made) -> int:
-    return made.effective_step
+def _when(made: Made) -> tuple[int, bool]:
+    """In the order of steps; holds are recorded after what else happens at theirs."""
+    return made.effective_step, made.kind == "hold"
 
 
 def _holds(checks: list[Check]) -> list[Made]:

@@ -28,7 +28,7 @@ def test_one_list_alone_leaves_the_others_at_the_target() -> None:
 
 def test_null_dwells_are_steps_worth_of_tokens() -> None:
     policy = policy_of(from_tree({}, ["training.batch_tokens=1024"]))
-    assert (policy.settle_tokens, policy.min_dwell_tokens, policy.max_dwell_tokens) == (40 * 1024, 200 * 1024, None)
+    assert (policy.settle_tokens, policy.min_dwell_tokens, policy.max_dwell_tokens) == (120 * 1024, 200 * 1024, None)
 
 
 def test_given_values_are_taken_zero_included() -> None:
