@@ -272,7 +272,8 @@ def test_a_decision_missing_or_too_many_is_named(run: Path) -> None:
     try:
         path.write_text("".join(before.splitlines(keepends=True)[:-1]))
         assert "the run has no decision 3" in str(compare_run(run / "paced").difference)
-        extra = {**json.loads(before.splitlines()[-1]), "effective_step": 190}
+        last = json.loads(before.splitlines()[-1])
+        extra = {**last, "effective_step": last["effective_step"] + 10}
         path.write_text(before + json.dumps(extra) + "\n")
         assert "the replay has none" in str(compare_run(run / "paced").difference)
     finally:
