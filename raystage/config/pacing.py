@@ -110,7 +110,9 @@ class Pacing:
     settle_tokens: int | None = Field(default=None, ge=0, description="[tokens] after a change that no fit sees; null: 120 steps' worth")
     min_dwell_tokens: int | None = Field(default=None, ge=0, description="[tokens] before a stage may end; null: 200 steps' worth")
     max_dwell_tokens: Positive | None = Field(
-        default=None, description="[tokens] after which a stage ends whatever its slope, unless the rate moves; null: never"
+        default=None,
+        description="[tokens] after which a stage ends whatever its slope, unless the rate moves; "
+        "null: in time for all changes to come before the rate decays",
     )
     guard: Guard = Field(default=Guard(), description="what counts as unstable, and what happens then")
     cutting: Literal["segment", "truncate", "recycle"] = Field(

@@ -89,6 +89,7 @@ def _advance(policy: Policy, state: State, group: list[Point]) -> tuple[State, C
         state,
         watermark=last.step,
         tokens_seen=last.tokens_seen,
+        progress=last.progress,
         open=state.open.plus(policy, group),
         pending=None if overruled else state.pending,
     )
@@ -105,8 +106,15 @@ def _advance(policy: Policy, state: State, group: list[Point]) -> tuple[State, C
 def _looks(policy: Policy, state: State) -> bool:
     """Whether the stage has gone on far enough since the last look for another to tell something new."""
     dwell_tokens = state.tokens_seen - state.stage_start_tokens
-    at_limit = policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens
-    return at_limit or dwell_tokens >= (1 + LOOK_SHARE) * state.looked_at_tokens
+    return _limit(policy, state) is not None or dwell_tokens >= (1 + LOOK_SHARE) * state.looked_at_tokens
+
+
+def _limit(policy: Policy, state: State) -> str | None:
+    """Why a stage ends here whatever its slope, if it does."""
+    if policy.max_dwell_tokens is not None and state.tokens_seen - state.stage_start_tokens >= policy.max_dwell_tokens:
+        return "max dwell"
+    share = policy.last_call(policy.plan.n_by_slope(state.taken))
+    return "last call" if share is not None and state.progress >= share else None
 
 
 def _close_interval(policy: Policy, state: State) -> tuple[State, Unstable | None]:
@@ -185,7 +193,7 @@ def _common_reason(policy: Policy, state: State, unstable: Unstable | None, held
         return unstable
     if len(window) > 0 and moves:
         return "lr moves"
-    if policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens:
+    if _limit(policy, state):
         return None
     if len(window) < MIN_POINTS or window[-1].log_x - window[0].log_x < MIN_WINDOW_DECADES:
         return "settling"
@@ -195,9 +203,8 @@ def _common_reason(policy: Policy, state: State, unstable: Unstable | None, held
 
 
 def _verdict(policy: Policy, state: State, candidate: _Candidate) -> _Verdict:
-    dwell_tokens = state.tokens_seen - state.stage_start_tokens
-    if candidate.change and policy.max_dwell_tokens is not None and dwell_tokens >= policy.max_dwell_tokens:
-        return _Verdict(candidate, "max_dwell", "max dwell")
+    if candidate.change and (limit := _limit(policy, state)):
+        return _Verdict(candidate, "max_dwell", limit)
     estimate, threshold = candidate.estimate, candidate.threshold
     if estimate is None:
         return _Verdict(candidate, None, "settling")

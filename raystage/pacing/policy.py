@@ -22,7 +22,8 @@ class GuardPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Units: tokens are target tokens seen. `thresholds`: by kind of change, and `stop`.
+    """Units: tokens are target tokens seen. `thresholds`: by kind of change, and `stop`. `last_calls`: the share of the duration at which
+    a stage ends at the latest, by the changes by slope that are left then, from one on; none: no such end.
 
     A decision of the check at step c takes effect at step c + check_every_steps + 1: the step
     after the next check, so that no rank ever waits for the controller.
@@ -37,6 +38,7 @@ class Policy:
     settle_tokens: float
     min_dwell_tokens: float
     max_dwell_tokens: float | None
+    last_calls: tuple[float, ...] = ()
     signal: Literal["loss", "probe"] = "loss"
     axis: Literal["compute", "tokens", "seconds"] = "compute"
     guard: GuardPolicy = dataclasses.field(default_factory=GuardPolicy)
@@ -44,6 +46,10 @@ class Policy:
     @property
     def lag_steps(self) -> int:
         return self.check_every_steps + 1
+
+    def last_call(self, n_left: int) -> float | None:
+        """The share of the duration at which a stage ends whatever its slope, with so many changes by slope left."""
+        return self.last_calls[n_left - 1] if 0 < n_left <= len(self.last_calls) else None
 
     def threshold(self, change: Change) -> float:
         """That of its kind; of several kinds at once the last to be reached, but depth and width together have their own."""

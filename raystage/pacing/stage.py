@@ -86,6 +86,10 @@ class Plan:
         """The changes that may come next, each with its track."""
         return [(number, track[n]) for number, (track, n) in enumerate(zip(self.tracks, taken, strict=True)) if n < len(track)]
 
+    def n_by_slope(self, taken: Taken) -> int:
+        """How many changes are left that wait for the loss."""
+        return sum(change.at is None for track, n in zip(self.tracks, taken, strict=True) for change in track[n:])
+
     def shapes(self) -> list[Shape]:
         """The shape of every stage, if no change is refused and the tracks come one after the other."""
         shapes = [self.start]

@@ -24,6 +24,7 @@ class State:
     n_rollbacks: int = 0
     watermark: int = 0
     tokens_seen: float = 0.0
+    progress: float = 0.0
     stage_start_tokens: float = 0.0
     looked_at_tokens: float = 0.0
     bins: tuple[Bin, ...] = ()

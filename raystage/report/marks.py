@@ -34,7 +34,7 @@ def mark_decisions(axes: Axes, run: Run, x_key: str, colour: str, labelled: bool
     to_share = (axes.transData + axes.transAxes.inverted()).transform
     shares = [float(to_share((x, 1.0))[0]) for x in places]
     for x, share, decision in zip(places, spread(shares, _LABEL_GAP), decisions, strict=True):
-        _label(axes, x, share, label(decision), colour)
+        label_above(axes, x, share, label(decision), colour)
 
 
 def spread(shares: Sequence[float], gap: float) -> list[float]:
@@ -53,7 +53,8 @@ def spread(shares: Sequence[float], gap: float) -> list[float]:
     return result
 
 
-def _label(axes: Axes, x: float, share: float, text: str, colour: str) -> None:
+def label_above(axes: Axes, x: float, share: float, text: str, colour: str) -> None:
+    """`text` above the plot at `share` of its width, with a line to `x` on its upper edge."""
     axes.annotate(
         text,
         xy=(x, 1.0),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raystage.report import style
 from raystage.report.curves import raw
-from raystage.report.marks import spread
+from raystage.report.marks import label_above, spread
 from raystage.tracking import units
 
 Array = NDArray[np.float64]
@@ -101,15 +101,4 @@ def _mark(axes: Axes, marks: list[Mark]) -> None:
     for mark, share in zip(marks, spread(shares, _LABEL_GAP), strict=True):
         axes.axvline(mark.x, color=style.INK, linewidth=0.8, alpha=0.45, zorder=-1)
         axes.plot([mark.x], [mark.loss], "o", color=style.THRESHOLD, markersize=4.5)
-        axes.annotate(
-            mark.label,
-            xy=(mark.x, 1.0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(share, 1.035),
-            textcoords="axes fraction",
-            rotation=38,
-            rotation_mode="anchor",
-            fontsize=8,
-            color=style.INK,
-            arrowprops={"arrowstyle": "-", "color": style.INK, "linewidth": 0.6, "alpha": 0.55, "shrinkA": 0, "shrinkB": 0},
-        )
+        label_above(axes, mark.x, share, mark.label, style.INK)

@@ -20,7 +20,7 @@ class PlannedStage:
     """`tokens`, `flops`, `seconds` (None: not measured) of the stage, 0 where the run is expected to end before it.
 
     `ended_by`: None for the last. `by_clock`: the end is known; else it is a guess from a law of the loss, within the dwell that the
-    configuration allows.
+    configuration allows; `latest`: the share of the duration at which it ends whatever its slope, where there is one.
     """
 
     shape: Shape
@@ -30,6 +30,7 @@ class PlannedStage:
     seconds: float | None
     ended_by: Change | None
     by_clock: bool
+    latest: float | None = None
 
 
 def planned_stages(config: Config, seconds_per_token: Sequence[float] | None = None) -> list[PlannedStage]:
@@ -46,18 +47,15 @@ def planned_stages(config: Config, seconds_per_token: Sequence[float] | None = N
         spec = spec_of(config, shape, vocab_size, eot_id=0)
         speed = seconds_per_token[number] if seconds_per_token else None
         per_token = _share_per_token(config, shape, spec, speed)
-        left = max(0.0, (1.0 - done) / per_token)
         by_clock = change is None or change.at is not None
-        if change is None:
-            tokens = left
-        elif change.at is not None:
-            tokens = max(0.0, (change.at - done) / per_token)
-        else:
-            tokens = _dwell(policy, change, spec, effective)
-        tokens = min(tokens, left)
+        latest = None if by_clock else policy.last_call(sum(c.at is None for c in changes[number:]))
+        end = (change.at if change else None) or latest or 1.0
+        tokens = max(0.0, min(end, 1.0) - done) / per_token
+        if change is not None and change.at is None:
+            tokens = min(_dwell(policy, change, spec, effective), tokens)
         flops = tokens * flops_per_token(spec, shape.seq_len_tokens)
         seconds = None if speed is None else tokens * speed
-        stages.append(PlannedStage(shape, spec, tokens, flops, seconds, change, by_clock))
+        stages.append(PlannedStage(shape, spec, tokens, flops, seconds, change, by_clock, latest))
         if change is None:
             break
         done, effective = done + tokens * per_token, effective + tokens

@@ -111,7 +111,8 @@ def _slope_row(
     curve: RecordedCurve, axes: Axes, span: slice, points: list[Point], rule: str, threshold: float, policy: Policy
 ) -> ReplayRow:
     steps = curve.step[span]
-    policy = dataclasses.replace(policy, plan=_one_change(rule), check_every_steps=_rows_a_check(steps, policy.check_every_steps))
+    every = _rows_a_check(steps, policy.check_every_steps)
+    policy = dataclasses.replace(policy, plan=_one_change(rule), last_calls=(), check_every_steps=every)
     check = _first_firing(policy, points, _start_tokens(axes, span))
     if check is None:
         return ReplayRow(rule, int(curve.stage[span][0]), threshold, None, None, None, None, None, None, "too few steps for a check")

@@ -5,7 +5,7 @@ import itertools
 from raystage.config.pacing import MIN_DWELL_STEPS, SETTLE_STEPS
 from raystage.config.schema import Config
 from raystage.pacing.policy import GuardPolicy, Policy
-from raystage.pacing.schedule import filled_lengths, rising_shares
+from raystage.pacing.schedule import filled_lengths, last_calls, rising_shares
 from raystage.pacing.stage import BOTH, KINDS, Change, Plan, Shape, make_track
 
 
@@ -57,8 +57,9 @@ def policy_of(config: Config) -> Policy:
     """The controller's policy, its null spans filled in from the batch size."""
     pacing, batch_tokens = config.pacing, config.training.batch_tokens
     settle, dwell, thresholds, guard = pacing.settle_tokens, pacing.min_dwell_tokens, pacing.thresholds, pacing.guard
+    plan = plan_of(config)
     return Policy(
-        plan=plan_of(config),
+        plan=plan,
         thresholds={
             "length": thresholds.length,
             "depth": thresholds.depth,
@@ -74,7 +75,17 @@ def policy_of(config: Config) -> Policy:
         settle_tokens=SETTLE_STEPS * batch_tokens if settle is None else settle,
         min_dwell_tokens=MIN_DWELL_STEPS * batch_tokens if dwell is None else dwell,
         max_dwell_tokens=pacing.max_dwell_tokens,
+        last_calls=_last_calls(config, plan),
         signal=pacing.signal,
         axis=pacing.axis,
         guard=GuardPolicy(guard.loss_ratio, guard.grad_norm_ratio, guard.second_moment_ratio, guard.action),
     )
+
+
+def _last_calls(config: Config, plan: Plan) -> tuple[float, ...]:
+    """Changes by slope come before the rate decays, unless the configuration has a clock of its own for them."""
+    if config.pacing.max_dwell_tokens is not None:
+        return ()
+    schedule = config.training.schedule
+    steady_until = 1 - schedule.decay_fraction if schedule.kind == "wsd" else 1.0
+    return last_calls(plan.n_by_slope(plan.untouched), steady_until)

@@ -12,7 +12,7 @@ from raystage.config.checks import change_counts
 from raystage.config.duration import parse_duration
 from raystage.models.count import count_parameters
 from raystage.models.family import build_model
-from raystage.training.policy import plan_of
+from raystage.training.policy import plan_of, policy_of
 from raystage.training.stage_model import spec_of
 
 FOLDER = Path(__file__).parents[2] / "tune_configs"
@@ -68,9 +68,9 @@ def test_every_change_fits_before_the_rate_decays(name: str) -> None:
     config = load(preset(name))
     duration, schedule = parse_duration(config.training.duration), config.training.schedule
     assert (duration.unit, schedule.kind, config.pacing.rule) == ("tokens", "wsd", "slope")
-    assert config.pacing.max_dwell_tokens is not None
-    latest_tokens = sum(change_counts(config).values()) * config.pacing.max_dwell_tokens
-    assert latest_tokens < (1 - schedule.decay_fraction) * duration.amount
+    calls = policy_of(config).last_calls
+    assert len(calls) == sum(change_counts(config).values())
+    assert 0 < min(calls) <= max(calls) < 1 - schedule.decay_fraction
 
 
 def test_wikipedia_takes_other_text_as_its_comment_says() -> None:

@@ -16,7 +16,7 @@ from raystage.pacing.point import Check, Decision, Point
 from raystage.pacing.policy import Policy
 from raystage.pacing.stage import Change, Plan, Shape, make_track
 from raystage.pacing.state import State
-from tests.pacing.curves import BATCH_TOKENS, PowerLaw, ar1, compute_at, crossing_at, length_plan, run, slope_policy
+from tests.pacing.curves import BATCH_TOKENS, PowerLaw, ar1, compute_at, crossing_at, length_plan, run, slope_policy, wsd_rate
 
 FLAT = PowerLaw(0.0, 0.3, 3.0)
 START = State.at((0,))
@@ -187,6 +187,21 @@ def test_the_maximum_dwell_ends_a_steep_stage_and_no_stage_sooner() -> None:
     # from the change at step 221 on the next stage counts anew
     assert [d.check_step for d in made.decisions] == [210, 430, 650]
     assert [d.effective_step for d in made.decisions] == [221, 441, 661]
+
+
+def test_the_last_call_ends_steep_stages_in_time_for_those_that_follow() -> None:
+    policy = slope_policy(length_plan(3), last_calls=(0.805, 0.605, 0.405))
+    made = run(policy, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, 1000, 0.0))
+    assert [(d.check_step, d.trigger, d.reason) for d in made.decisions] == [(step, "max_dwell", "last call") for step in (410, 610, 810)]
+
+
+def test_the_last_call_waits_for_the_rate_to_stand_still_and_is_none_for_a_stop() -> None:
+    policy = slope_policy(length_plan(1), last_calls=(0.2,))
+    made = run(policy, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, 1000, 0.0), rate=wsd_rate(1000, 300, 1))
+    assert [d.reason for d in made.decisions] == ["last call"]
+    assert made.decisions[0].check_step > 300
+    stops = slope_policy(length_plan(0), last_calls=(0.5,), thresholds={"stop": -0.052})
+    assert run(stops, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, 1000, 0.0)).decisions == []
 
 
 def test_a_new_stage_forgets_the_curve() -> None:

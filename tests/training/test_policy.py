@@ -3,6 +3,7 @@
 import pytest
 
 from raystage.config import from_tree
+from raystage.pacing.schedule import last_calls
 from raystage.pacing.stage import Change, Shape
 from raystage.training.policy import plan_of, policy_of
 from raystage.training.stage_model import peak_lr, spec_of, vocab_size_of
@@ -29,6 +30,21 @@ def test_one_list_alone_leaves_the_others_at_the_target() -> None:
 def test_null_dwells_are_steps_worth_of_tokens() -> None:
     policy = policy_of(from_tree({}, ["training.batch_tokens=1024"]))
     assert (policy.settle_tokens, policy.min_dwell_tokens, policy.max_dwell_tokens) == (120 * 1024, 200 * 1024, None)
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("{kind: wsd, decay_fraction: 0.15}", 0.85), ("{kind: constant}", 1.0)])
+def test_changes_by_slope_come_before_the_rate_decays_unless_a_clock_of_their_own_is_set(schedule: str, end: float) -> None:
+    overrides = [*PATHS, f"training.schedule={schedule}"]
+    assert policy_of(from_tree({}, overrides)).last_calls == pytest.approx([end * share for share in (0.9, 0.8, 0.7, 0.6)])
+    assert policy_of(from_tree({}, [*overrides, "pacing.max_dwell_tokens=5000000"])).last_calls == ()
+    assert policy_of(from_tree({}, [*overrides, "pacing.rule=table", "pacing.at=[0.1, 0.2, 0.3, 0.4]"])).last_calls == ()
+    by_rule = policy_of(from_tree({}, [*overrides, "pacing.rule=linear", "pacing.warmup={fraction: 0.3}"]))
+    assert len(by_rule.last_calls) == 2
+
+
+def test_many_changes_share_the_time_before_the_decay() -> None:
+    calls = last_calls(19, 0.8)
+    assert calls == pytest.approx([0.8 * (1 - n / 20) for n in range(1, 20)])
 
 
 def test_given_values_are_taken_zero_included() -> None:
