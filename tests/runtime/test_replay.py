@@ -235,7 +235,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
-@pytest.mark.parametrize(("name", "triggers"), [("paced", {"slope"}), ("rolled-back", {"slope", "schedule", "guard"})])
+@pytest.mark.parametrize(
+    ("name", "triggers"), [("paced", {"slope", "max_dwell"}), ("rolled-back", {"slope", "max_dwell", "schedule", "guard"})]
+)
 def test_a_run_is_decided_again_alike(run: Path, name: str, triggers: set[str]) -> None:
     made = [json.loads(line) for line in (run / name / "decisions.jsonl").read_text().splitlines()]
     assert {record["trigger"] for record in made} == triggers
