@@ -130,7 +130,7 @@ class _Maker:
         probe = None if kind == "raise_seq_len" else self._floor(stage)
         self.decisions.append(
             {"decision_id": len(self.decisions) + 1, "kind": kind, "from": stage.shape, "to": after.shape}
-            | {"effective_step": self.clock["step"], "tokens_seen": self.clock["tokens_seen"], "trigger": "slope"}
+            | {"effective_step": self.clock["step"] + 1, "tokens_seen": self.clock["tokens_seen"], "trigger": "slope"}
             | {"slope": self.slope, "threshold": threshold, "outcome": "applied"}
             | {"probe_before": probe, "probe_after": probe and probe + 2e-7}
         )

@@ -58,7 +58,7 @@ class Guard:
     )
     action: Literal["hold", "rollback", "stop"] = Field(
         default="hold",
-        description="hold: no change until it is over; rollback: to the last good checkpoint, with the data moved on; stop: the run",
+        description="hold: no new change by slope until it is over; rollback: to the last good checkpoint, data moved on; stop: the run",
     )
     non_finite: Literal["rollback", "stop"] = Field(
         default="rollback", description="what a loss or gradient that is not finite does; a rollback needs a checkpoint"

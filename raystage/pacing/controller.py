@@ -114,17 +114,24 @@ def _limit(policy: Policy, state: State) -> str | None:
     if policy.max_dwell_tokens is not None and state.tokens_seen - state.stage_start_tokens >= policy.max_dwell_tokens:
         return "max dwell"
     share = policy.last_call(policy.plan.n_by_slope(state.taken))
-    return "last call" if share is not None and state.progress >= share else None
+    return "last call" if share is not None and share <= state.progress < policy.decay_begins and _at_rest(policy, state) else None
+
+
+def _at_rest(policy: Policy, state: State) -> bool:
+    """Whether the stage has settled and the rate stands still: a change in a warmup would mix with the one before."""
+    spent = state.tokens_seen - state.stage_start_tokens > max(policy.settle_tokens, policy.min_dwell_tokens)
+    return spent and len(curve.steady_tail(state.bins)) >= MIN_POINTS
 
 
 def _close_interval(policy: Policy, state: State) -> tuple[State, Unstable | None]:
     interval, new = state.open, state.open.bin()
     state = dataclasses.replace(state, open=Interval())
-    if interval.n_steps == 0 or state.tokens_seen - state.stage_start_tokens <= policy.settle_tokens:
+    if interval.n_steps == 0:
         return state, None
-    guard, unstable = judge(policy.guard, state.guard, interval)
-    settled = new is not None and new.tokens_seen - state.stage_start_tokens > policy.settle_tokens
-    bins = curve.append(state.bins, new) if new is not None and settled else state.bins
+    settled = state.tokens_seen - state.stage_start_tokens > policy.settle_tokens
+    guard, unstable = judge(policy.guard, state.guard, interval, settled)
+    fits = new is not None and new.tokens_seen - state.stage_start_tokens > policy.settle_tokens
+    bins = curve.append(state.bins, new) if new is not None and fits else state.bins
     return dataclasses.replace(state, guard=guard, bins=bins), unstable
 
 
@@ -191,9 +198,10 @@ def _common_reason(policy: Policy, state: State, unstable: Unstable | None, held
         return "held by hand"
     if unstable:
         return unstable
-    if len(window) > 0 and moves:
+    limit = _limit(policy, state)
+    if len(window) > 0 and moves and limit != "last call":
         return "lr moves"
-    if _limit(policy, state):
+    if limit:
         return None
     if len(window) < MIN_POINTS or window[-1].log_x - window[0].log_x < MIN_WINDOW_DECADES:
         return "settling"

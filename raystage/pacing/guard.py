@@ -22,15 +22,22 @@ class GuardState:
     n_calm: int = 0
 
 
-def judge(policy: GuardPolicy, state: GuardState, interval: Interval) -> tuple[GuardState, Unstable | None]:
-    """What is unstable in this interval, the first of them; a calm one moves the means, an unstable one does not."""
+def judge(policy: GuardPolicy, state: GuardState, interval: Interval, settled: bool = True) -> tuple[GuardState, Unstable | None]:
+    """What is unstable in this interval, the first of them; a calm one moves the means, an unstable one does not.
+
+    Until the stage has `settled` it is the loss alone: a switch that diverges does so at once, and one that recovers never passes where
+    it began; gradients and moments of the first steps are far from what follows.
+    """
     unstable = _unstable(policy, state, interval)
     if unstable:
         return state, unstable
+    best_loss = interval.loss if state.best_loss is None else min(state.best_loss, interval.loss)
+    if not settled:
+        return dataclasses.replace(state, best_loss=best_loss), None
     share = max(1 - _MEMORY, 1 / (state.n_calm + 1))
     second_moment = state.second_moment if interval.second_moment is None else interval.second_moment
     calm = GuardState(
-        best_loss=interval.loss if state.best_loss is None else min(state.best_loss, interval.loss),
+        best_loss=best_loss,
         grad_norm=state.grad_norm + share * (interval.grad_norm - state.grad_norm),
         second_moment=state.second_moment + share * (second_moment - state.second_moment),
         n_calm=state.n_calm + 1,

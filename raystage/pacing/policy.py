@@ -23,7 +23,8 @@ class GuardPolicy:
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """Units: tokens are target tokens seen. `thresholds`: by kind of change, and `stop`. `last_calls`: the share of the duration at which
-    a stage ends at the latest, by the changes by slope that are left then, from one on; none: no such end.
+    a stage ends at the latest, by the changes by slope that are left then, from one on; none: no such end. `decay_begins`: the share at
+    which the learning rate begins to fall.
 
     A decision of the check at step c takes effect at step c + check_every_steps + 1: the step
     after the next check, so that no rank ever waits for the controller.
@@ -39,6 +40,7 @@ class Policy:
     min_dwell_tokens: float
     max_dwell_tokens: float | None
     last_calls: tuple[float, ...] = ()
+    decay_begins: float = 1.0
     signal: Literal["loss", "probe"] = "loss"
     axis: Literal["compute", "tokens", "seconds"] = "compute"
     guard: GuardPolicy = dataclasses.field(default_factory=GuardPolicy)

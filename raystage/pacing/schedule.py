@@ -21,13 +21,14 @@ def filled_lengths(first_tokens: int, last_tokens: int, step_tokens: int) -> lis
     return [first_tokens, *inner, last_tokens] if last_tokens > first_tokens else [first_tokens]
 
 
-def last_calls(n_changes: int, end: float) -> tuple[float, ...]:
+def last_calls(n_changes: int, end: float, least: float = 0.0) -> tuple[float, ...]:
     """The share of the duration at which a change by slope comes at the latest, with one, two, ... `n_changes` of them left.
 
-    The last a tenth before `end`, where the rate begins to decay, each one before it a tenth earlier, or closer where they are many: late
-    enough that the slope has its say, early enough that the target is reached and trains at the full rate.
+    A tenth of the span up to `end`, where the rate begins to decay, is kept for each change, or `least` of it where one takes longer to
+    come to rest; less where they are many. Late enough that the slope has its say, early enough that the target is reached and trains
+    at the full rate.
     """
-    spacing = min(0.1, 1 / (n_changes + 1))
+    spacing = min(max(0.1, least), 1 / (n_changes + 1))
     return tuple(end * (1 - n_left * spacing) for n_left in range(1, n_changes + 1))
 
 

@@ -100,6 +100,6 @@ def _val_loss(val: Sequence[Record], first: Record, last: Record) -> float | Non
 
 
 def _end(decisions: Sequence[Record], first_step: int, next_step: int) -> Record | None:
-    inside = [d for d in decisions if d["outcome"] == "applied" and first_step <= d["effective_step"] <= next_step]
+    inside = [d for d in decisions if d["outcome"] == "applied" and first_step < d["effective_step"] <= next_step]
     changes = [d for d in inside if is_change(d) or d["kind"] == "rollback"]
     return changes[-1] if changes else None

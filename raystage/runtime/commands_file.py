@@ -7,21 +7,19 @@ from pathlib import Path
 
 from raystage.config import ConfigError
 from raystage.tracking.records import parse_line
+from raystage.training.by_hand import WANTED
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.ports import Command
 
 COMMANDS_FILE = "commands.jsonl"
 
 
-_WHAT = {"raise": ("length", "batch"), "grow": ("depth", "width")}
-
-
 def ask(storage: Path, action: str, name: str | None, what: str | None) -> str:
     """Adds a command to a run's file; returns a line that says so. Raises ConfigError for a run or a wish that does not exist."""
     if name is None:
         raise ConfigError(f"raystage runs {action}: of which run? Give its name; 'raystage runs' lists them")
-    if what is not None and what not in _WHAT.get(action, ()):
-        takes = " or ".join(_WHAT[action]) if action in _WHAT else "no --what"
+    if what is not None and what not in WANTED.get(action, ()):
+        takes = " or ".join(WANTED[action]) if action in WANTED else "no --what"
         raise ConfigError(f"--what={what}: {action} takes {takes}")
     folder = storage / name
     if CheckpointStore(folder).has_end():

@@ -18,7 +18,16 @@ Array = NDArray[np.float64]
 _NEEDED = ("step", "loss")
 _OPTIONAL = ("tokens", "seconds", "lr")
 # what a run's records call the columns
-_KEYS = {"step": "step", "loss": "loss", "tokens": "tokens_seen", "seconds": "time_s", "lr": "lr", "compute": "compute", "stage": "stage"}
+_KEYS = {
+    "step": "step",
+    "loss": "loss",
+    "tokens": "tokens_seen",
+    "seconds": "time_s",
+    "lr": "lr",
+    "compute": "compute",
+    "stage": "stage",
+    "n_rollbacks": "n_rollbacks",
+}
 _RISING = ("step", "tokens")
 _MAX_SHOWN = 40  # characters of a value in a message
 
@@ -29,7 +38,7 @@ Row = tuple[str, dict[str, float]]  # where it stands, its numbers by column
 class RecordedCurve:
     """Columns of shape (n,), `step` and `tokens` rising; None: not recorded. A first row of step 0 is left out.
 
-    `compute`: 6 x parameters x effective tokens; `stage`: how many changes lay behind, all 0 in a CSV file.
+    `compute`: 6 x parameters x effective tokens; `stage`, `n_rollbacks`: how many changes and rollbacks lay behind, all 0 in a CSV file.
     """
 
     path: Path
@@ -40,6 +49,7 @@ class RecordedCurve:
     lr: Array | None
     compute: Array | None
     stage: NDArray[np.int64]
+    n_rollbacks: NDArray[np.int64]
 
 
 def read_curve(path: Path) -> RecordedCurve:
@@ -64,6 +74,7 @@ def read_curve(path: Path) -> RecordedCurve:
         loss=columns["loss"],
         **{key: columns.get(key) for key in (*_OPTIONAL, "compute")},
         stage=columns["stage"].astype(np.int64) if "stage" in columns else np.zeros_like(steps),
+        n_rollbacks=columns["n_rollbacks"].astype(np.int64) if "n_rollbacks" in columns else np.zeros_like(steps),
     )
 
 
@@ -121,9 +132,11 @@ def _train_rows(data: bytes, file: Path) -> Iterator[Row]:
             raise ConfigError(f"{where}: not a JSON object; mend or delete this line")
         if record.get("kind") != "train":
             continue
+        if "loss" in record and record["loss"] is None:
+            continue  # it was not finite: a rollback followed
         for name in _NEEDED:
             if record.get(_KEYS[name]) is None:
-                raise ConfigError(f"{where}: a train record without {name} (not finite, or not written); mend or delete this line")
+                raise ConfigError(f"{where}: a train record without {name}; mend or delete this line")
         row = {name: record[key] for name, key in _KEYS.items() if record.get(key) is not None}
         for name, value in row.items():
             if not isinstance(value, int | float) or isinstance(value, bool):

@@ -50,9 +50,10 @@ def planned_stages(config: Config, seconds_per_token: Sequence[float] | None = N
         by_clock = change is None or change.at is not None
         latest = None if by_clock else policy.last_call(sum(c.at is None for c in changes[number:]))
         end = (change.at if change else None) or latest or 1.0
-        tokens = max(0.0, min(end, 1.0) - done) / per_token
+        tokens = max(0.0, end - done) / per_token
         if change is not None and change.at is None:
-            tokens = min(_dwell(policy, change, spec, effective), tokens)
+            # a last call that is past still lets the stage settle
+            tokens = min(_dwell(policy, change, spec, effective), max(tokens, policy.min_dwell_tokens), max(0.0, 1.0 - done) / per_token)
         flops = tokens * flops_per_token(spec, shape.seq_len_tokens)
         seconds = None if speed is None else tokens * speed
         stages.append(PlannedStage(shape, spec, tokens, flops, seconds, change, by_clock, latest))

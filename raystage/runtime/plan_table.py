@@ -44,7 +44,7 @@ def _end(config: Config, stage: PlannedStage) -> str:
         return f"run, {config.training.duration}"
     if change.at is not None:
         return f"at {change.at:.1%}: {change}"
-    latest = "" if stage.latest is None else f", at {stage.latest:.0%} at the latest"
+    latest = "" if stage.latest is None else f" or {stage.latest:.0%}"
     kinds = ["both"] if change.kind == "depth+width" else change.kind.split("+")
     return f"slope > {max(getattr(thresholds, kind) for kind in kinds)}{latest}: {change}"
 

@@ -80,6 +80,8 @@ def replay(curve: RecordedCurve, axes: Axes, pacing: Pacing) -> list[ReplayRow]:
     """
     if pacing.axis == "seconds" and axes.seconds is None:
         raise ConfigError(f"pacing.axis=seconds: {curve.path} has no column seconds; take compute or tokens")
+    if pacing.axis == "seconds" and axes.seconds is not None and axes.seconds[0] <= 0:
+        raise ConfigError(f"pacing.axis=seconds: {curve.path} begins at {axes.seconds[0]:g} seconds, which has no logarithm; drop that row")
     config = _config_around(pacing, float(axes.tokens[-1] / curve.step[-1]))
     policy = policy_of(config)
     rules = {rule: threshold for rule, threshold in policy.thresholds.items() if threshold is not None}
@@ -91,8 +93,8 @@ def replay(curve: RecordedCurve, axes: Axes, pacing: Pacing) -> list[ReplayRow]:
 
 
 def stage_spans(curve: RecordedCurve) -> list[slice]:
-    """The rows of each stage: losses of two stages are not comparable."""
-    borders = [0, *(np.flatnonzero(np.diff(curve.stage)) + 1), len(curve.step)]
+    """The rows of each stage, or of each part of it where a rollback goes back: their losses are not comparable."""
+    borders = [0, *(np.flatnonzero(np.diff(curve.stage) | np.diff(curve.n_rollbacks)) + 1), len(curve.step)]
     return [slice(int(low), int(high)) for low, high in pairwise(borders)]
 
 

@@ -38,7 +38,9 @@ def reason(decision: Record) -> str:
     words = decision.get("reason")
     if trigger in ("guard", "manual") and words:
         return f"{'by the guard' if trigger == 'guard' else 'by hand'}: {words}"
-    names = {"max_dwell": "after max dwell", "schedule": "by the schedule", "guard": "by the guard", "manual": "by hand"}
+    if trigger == "max_dwell":
+        return f"after {words or 'max dwell'}"
+    names = {"schedule": "by the schedule", "guard": "by the guard", "manual": "by hand"}
     return names.get(str(trigger), str(trigger))
 
 

@@ -6,7 +6,8 @@ from raystage.pacing.point import Decision
 from raystage.pacing.stage import Change, Plan, Taken
 from raystage.training.ports import Command, Commands
 
-_WANTED = {"raise": ("length", "batch"), "grow": ("depth", "width")}
+# the kinds of change that an action may mean
+WANTED = {"raise": ("length", "batch"), "grow": ("depth", "width")}
 
 
 def next_command(commands: Commands, done: set[int], step: int) -> Command | None:
@@ -28,7 +29,7 @@ def decision_of(command: Command, plan: Plan, taken: Taken, step: int) -> Decisi
     if command.action in ("pause", "resume", "stop"):
         action = {"pause": "hold", "resume": "resume", "stop": "stop"}[command.action]
         return dataclasses.replace(base, action=action)  # type: ignore[arg-type]
-    wanted = (command.what,) if command.what else _WANTED[command.action]
+    wanted = (command.what,) if command.what else WANTED[command.action]
     for track, change in plan.heads(taken):
         if _has_kind(change, wanted):
             return dataclasses.replace(base, action="change", track=track, change=change)

@@ -27,8 +27,9 @@ def carry_out(run: Run, decision: Decision, save: Save) -> None:
         _record(run, decision, _moment(run), TransitionReport("applied"))
         save("guard", pinned=True)
         raise TrainingError(
-            f"training is unstable at step {decision.check_step} ({decision.reason}) and pacing.guard says stop; "
-            "lower training.optimizer.lr or training.optimizer.clip_norm, or let the guard roll back"
+            f"training is unstable at step {decision.check_step}{f' ({decision.reason})' if decision.reason else ''} and pacing.guard says "
+            f"stop; start a new run from a checkpoint before that step (init_from.path, {run.store.folder}) with a lower "
+            "training.optimizer.lr or training.optimizer.clip_norm, or one whose guard rolls back"
         )
     elif decision.action == "stop":
         assert decision.trigger == "slope", "a stop by hand is an order of its own"
@@ -62,9 +63,8 @@ def _roll_back(run: Run, decision: Decision, save: Save) -> None:
     counters, limit = run.state.counters, run.config.pacing.guard.max_rollbacks
     trouble = f"{decision.reason}, seen at step {decision.check_step}"
     run.saver.wait()
-    used = {record["restored_step"] for record in run.decisions if "restored_step" in record}
-    last_good_step = decision.check_step - run.config.pacing.check_every_steps
-    target = choose_target(run.store, last_good_step, used, run.ranks)
+    every, rollbacks = run.config.pacing.check_every_steps, [record for record in run.decisions if "restored_step" in record]
+    target = choose_target(run.store, decision.check_step - every, rollbacks, every, run.ranks)
     if target is None or counters.n_rollbacks >= limit:
         why = f"after {counters.n_rollbacks} rollbacks" if target else "and there is no earlier checkpoint to go back to"
         raise TrainingError(
@@ -72,6 +72,7 @@ def _roll_back(run: Run, decision: Decision, save: Save) -> None:
         )
     moment = _moment(run)
     run.state = roll_back(run.state, target, run.job, run.device, run.ranks)
+    run.val_loss = target.manifest.val_loss
     more = {
         "restored_step": target.manifest.counters.step,
         "restored": target.folder.name if run.ranks.is_first else None,

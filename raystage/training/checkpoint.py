@@ -7,6 +7,7 @@ with the optimizer (optimizer.safetensors) and the manifest beside it, written l
 import contextlib
 import dataclasses
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +101,7 @@ class CheckpointStore:
     def retire(self, keep_last: int, keep_best: int) -> None:
         """Deletes all but the latest, the best by validation loss, and the pinned."""
         free = [stored for stored in self.all() if not stored.manifest.pinned]
-        measured = [stored for stored in free if stored.manifest.val_loss is not None]
+        measured = [stored for stored in free if stored.manifest.val_loss is not None and math.isfinite(stored.manifest.val_loss)]
         best = sorted(measured, key=lambda stored: (stored.manifest.val_loss, stored.manifest.key))[:keep_best]
         kept = {stored.folder for stored in [*free[-keep_last:], *best]}
         for stored in free:

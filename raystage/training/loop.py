@@ -87,7 +87,9 @@ class Loop:
 
     def _stop(self) -> bool:
         """Leaves with a checkpoint; a rollback that is due comes first, or it would be forgotten."""
-        if self._decision is not None and self._decision.action == "rollback":
+        self._read_all()
+        self._decision = self._emergency(self._run.state.counters.step) or self._decision
+        if self._decision is not None and self._decision.trigger == "guard":
             self._carry_out_decisions()
         self._save("stop")
         return False
@@ -179,6 +181,12 @@ class Loop:
             self._coordinator.send(self._points)
             self._points = []
 
+    def _read_all(self) -> None:
+        """Waits for the losses of every step so far."""
+        self._collect(wait=True)
+        self._steps.start_read(None, None)
+        self._collect(wait=True)
+
     def _record_steps(self, read: Read) -> None:
         shown = {"slope": self._last_check.slope if self._last_check else None, "mfu": mfu(read.flops_per_s, self._run.device.name)}
         for record in read.records:
@@ -252,6 +260,10 @@ class Loop:
         """What was ordered at the boundary, then what the schedule has for the next step; every rank knows the schedule by itself."""
         while (decision := self._decision or self._scheduled()) is not None:
             self._decision, self._last_check = None, None
+            if decision.action == "change":
+                self._read_all()
+                if self._bad_step is not None:
+                    return  # ruined weights change no stage: the rollback comes at the next boundary
             carry_out(self._run, decision, self._save)
             if decision.action == "rollback":
                 self._bad_step = None
@@ -268,9 +280,7 @@ class Loop:
 
     def _save(self, reason: str, **how: Any) -> None:
         # steps that the controller has not answered belong into the checkpoint, also those after the last boundary
-        self._collect(wait=True)
-        self._steps.start_read(None, None)
-        self._collect(wait=True)
+        self._read_all()
         if self._bad_step is not None and reason in ("interval", "stop"):
             return  # these weights are ruined: a checkpoint of them would pass for good
         self._run.save(reason, self._coordinator.state, (*self._coordinator.unresolved, *self._points), **how)
@@ -279,8 +289,7 @@ class Loop:
         run = self._run
         self._collect(wait=True)
         self._resolve()
-        self._steps.start_read(None, None)
-        self._collect(wait=True)
+        self._read_all()
         if (emergency := self._emergency(run.state.counters.step)) is not None:
             carry_out(run, emergency, self._save)
             self._bad_step = None

@@ -2,10 +2,12 @@
 
 import itertools
 
+from raystage.config.duration import parse_duration
 from raystage.config.pacing import MIN_DWELL_STEPS, SETTLE_STEPS
 from raystage.config.schema import Config
 from raystage.pacing.policy import GuardPolicy, Policy
 from raystage.pacing.schedule import filled_lengths, last_calls, rising_shares
+from raystage.pacing.slope import MIN_POINTS
 from raystage.pacing.stage import BOTH, KINDS, Change, Plan, Shape, make_track
 
 
@@ -57,7 +59,9 @@ def policy_of(config: Config) -> Policy:
     """The controller's policy, its null spans filled in from the batch size."""
     pacing, batch_tokens = config.pacing, config.training.batch_tokens
     settle, dwell, thresholds, guard = pacing.settle_tokens, pacing.min_dwell_tokens, pacing.thresholds, pacing.guard
-    plan = plan_of(config)
+    plan, schedule = plan_of(config), config.training.schedule
+    n_by_slope = plan.n_by_slope(plan.untouched)
+    decay_begins = 1 - schedule.decay_fraction if schedule.kind == "wsd" else 1.0
     return Policy(
         plan=plan,
         thresholds={
@@ -75,17 +79,17 @@ def policy_of(config: Config) -> Policy:
         settle_tokens=SETTLE_STEPS * batch_tokens if settle is None else settle,
         min_dwell_tokens=MIN_DWELL_STEPS * batch_tokens if dwell is None else dwell,
         max_dwell_tokens=pacing.max_dwell_tokens,
-        last_calls=_last_calls(config, plan),
+        last_calls=() if pacing.max_dwell_tokens else last_calls(n_by_slope, decay_begins, _rest_share(config) / decay_begins),
+        decay_begins=decay_begins,
         signal=pacing.signal,
         axis=pacing.axis,
         guard=GuardPolicy(guard.loss_ratio, guard.grad_norm_ratio, guard.second_moment_ratio, guard.action),
     )
 
 
-def _last_calls(config: Config, plan: Plan) -> tuple[float, ...]:
-    """Changes by slope come before the rate decays, unless the configuration has a clock of its own for them."""
-    if config.pacing.max_dwell_tokens is not None:
-        return ()
-    schedule = config.training.schedule
-    steady_until = 1 - schedule.decay_fraction if schedule.kind == "wsd" else 1.0
-    return last_calls(plan.n_by_slope(plan.untouched), steady_until)
+def _rest_share(config: Config) -> float:
+    """The share of the duration that a growth takes to come to rest, where the duration tells: warmup anew, steady checks, the lag."""
+    duration, pacing = parse_duration(config.training.duration), config.pacing
+    n_steps = {"steps": duration.amount, "tokens": duration.amount / config.training.batch_tokens}.get(duration.unit)
+    rest_steps = max(config.growth.rewarm_steps, SETTLE_STEPS) + (MIN_POINTS + 3) * pacing.check_every_steps
+    return rest_steps / n_steps if n_steps else 0.0

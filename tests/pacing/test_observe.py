@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pytest
 
+from raystage.config import from_tree
 from raystage.pacing.controller import observe
 from raystage.pacing.curve import MAX_BINS
 from raystage.pacing.guard import GuardState
@@ -16,7 +17,8 @@ from raystage.pacing.point import Check, Decision, Point
 from raystage.pacing.policy import Policy
 from raystage.pacing.stage import Change, Plan, Shape, make_track
 from raystage.pacing.state import State
-from tests.pacing.curves import BATCH_TOKENS, PowerLaw, ar1, compute_at, crossing_at, length_plan, run, slope_policy, wsd_rate
+from raystage.training.policy import policy_of
+from tests.pacing.curves import BATCH_TOKENS, PEAK_LR, PowerLaw, ar1, compute_at, crossing_at, length_plan, run, slope_policy, wsd_rate
 
 FLAT = PowerLaw(0.0, 0.3, 3.0)
 START = State.at((0,))
@@ -204,6 +206,29 @@ def test_the_last_call_waits_for_the_rate_to_stand_still_and_is_none_for_a_stop(
     assert run(stops, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, 1000, 0.0)).decisions == []
 
 
+def test_a_last_call_long_past_still_lets_each_stage_settle() -> None:
+    policy = slope_policy(length_plan(3), last_calls=(0.1, 0.1, 0.1), decay_begins=0.9, min_dwell_tokens=150 * BATCH_TOKENS)
+    made = run(policy, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, 1000, 0.0))
+    assert [d.check_step for d in made.decisions] == [160, 330, 500]
+    late = run(policy, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, 1000, 0.0), edit=lambda p: dataclasses.replace(p, progress=0.9 + p.step / 10_000))
+    assert late.decisions == [], "nothing changes while the rate decays"
+
+
+@pytest.mark.parametrize("duration_steps", [2441, 1200])
+def test_every_last_call_comes_true_though_growth_warms_the_rate_up_anew(duration_steps: int) -> None:
+    overrides = ["pacing.depths=[1, 4]", "pacing.widths=[64, 128]", f"training.duration={duration_steps} steps"]
+    policy = policy_of(from_tree({}, [*overrides, f"training.batch_tokens={BATCH_TOKENS}"]))
+    begins = {0: 0}
+
+    def rewarmed(p: Point) -> Point:
+        age = p.step - begins.setdefault(sum(p.taken), p.step)
+        decay = max(0.0, (p.progress - policy.decay_begins) / (1 - policy.decay_begins))
+        return dataclasses.replace(p, lr=PEAK_LR * min(1.0, (age + 1) / 200) * (1 - 0.9 * decay))
+
+    made = run(policy, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, duration_steps, 0.0), edit=rewarmed)
+    assert [d.change for d in made.decisions] == list(policy.plan.changes)
+
+
 def test_a_new_stage_forgets_the_curve() -> None:
     policy = slope_policy(length_plan(2))
     pending = run(policy, [FLAT], np.zeros(400), stop_at_first=True)
@@ -215,11 +240,11 @@ def test_a_new_stage_forgets_the_curve() -> None:
     assert (state.stage_start_tokens, state.guard, state.open.n_steps) == ((step - 1) * BATCH_TOKENS, GuardState(), 1)
 
 
-def test_no_fit_sees_the_settling_span_nor_does_the_best_loss() -> None:
+def test_no_fit_sees_the_settling_span_but_the_best_loss_does() -> None:
     points = [point(s, loss=1.0 if s <= 40 else 3.0) for s in range(1, 101)]
     state, _ = observe(slope_policy(settle_tokens=40 * BATCH_TOKENS), START, points)
     assert [b.tokens_seen / BATCH_TOKENS for b in state.bins] == [45.5, 55.5, 65.5, 75.5, 85.5, 95.5]
-    assert state.guard.best_loss == 3.0
+    assert (state.guard.best_loss, state.unstable) == (1.0, True)
 
 
 def test_a_complete_plan_still_reports_its_slope() -> None:

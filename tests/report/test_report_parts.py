@@ -49,7 +49,7 @@ def test_growth_of_both_at_once_ends_a_stage_and_is_named(tmp_path: Path) -> Non
 
 def test_a_stage_does_not_take_its_neighbours_decision(records: RunRecords) -> None:
     applied_at = [stage.ended_by["effective_step"] for stage in stages_of(records) if stage.ended_by]
-    assert applied_at == [120, 230, 360, 500]
+    assert applied_at == [121, 231, 361, 501]
 
 
 def test_a_refused_decision_ends_no_stage(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_a_refused_decision_ends_no_stage(tmp_path: Path) -> None:
     assert ends == [1, 2, 3, 4, None]
 
 
-def test_decision_that_takes_effect_with_the_next_stages_first_step(tmp_path: Path) -> None:
+def test_a_stage_that_a_refused_decision_ended_is_not_ended_by_the_one_that_began_it(tmp_path: Path) -> None:
     folder = write_made_run(tmp_path / "run")
     _, decisions = made_records()
-    write_lines(folder / "decisions.jsonl", [{**decision, "effective_step": decision["effective_step"] + 1} for decision in decisions])
+    write_lines(folder / "decisions.jsonl", [{**d, "outcome": "refused"} if d["decision_id"] == 2 else d for d in decisions])
     ends = [stage.ended_by and stage.ended_by["decision_id"] for stage in stages_of(RunRecords.load(folder))]
-    assert ends == [1, 2, 3, 4, None]
+    assert ends == [1, None, 3, 4, None]
 
 
 def test_a_run_that_began_from_anothers_state_is_charged_its_own_tokens_alone(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from raystage.config import ConfigError
 from raystage.runtime.curve_file import read_curve
+from raystage.runtime.replay import stage_spans
 from tests.made_run import STAGES, write_made_run
 
 
@@ -92,11 +93,19 @@ def test_a_broken_csv_file_is_refused_with_its_line(tmp_path: Path, case: str) -
 RECORDS = {
     "no json": ("{kind\n", ["metrics.jsonl:1", "JSON"]),
     "no loss": ('{"kind": "train", "step": 1}\n', ["metrics.jsonl:1", "without loss"]),
-    "a loss that was not finite": ('{"kind": "train", "step": 1, "loss": 3}\n{"kind": "train", "step": 2, "loss": null}\n', [":2", "loss"]),
     "a loss of text": ('{"kind": "train", "step": 1, "loss": "3"}\n', ["metrics.jsonl:1", "'3'"]),
     "no training": ('{"kind": "start", "step": 0}\n', ["metrics.jsonl", "no training step"]),
     "steps that run back": ('{"kind": "train", "step": 2, "loss": 3}\n{"kind": "train", "step": 1, "loss": 3}\n', [":2", "step 1 after 2"]),
 }
+
+
+def test_a_loss_that_was_not_finite_is_passed_over(tmp_path: Path) -> None:
+    file, losses = tmp_path / "metrics.jsonl", ["3", "null", "2"]
+    lines = [f'{{"kind": "train", "step": {n}, "loss": {loss}, "n_rollbacks": {n // 3}}}\n' for n, loss in enumerate(losses, 1)]
+    file.write_text("".join(lines))
+    curve = read_curve(file)
+    assert (curve.step.tolist(), curve.loss.tolist(), curve.n_rollbacks.tolist()) == ([1, 3], [3.0, 2.0], [0, 1])
+    assert stage_spans(curve) == [slice(0, 1), slice(1, 2)], "after a rollback the loss lies on another curve"
 
 
 @pytest.mark.parametrize("case", RECORDS)

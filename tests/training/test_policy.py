@@ -34,12 +34,19 @@ def test_null_dwells_are_steps_worth_of_tokens() -> None:
 
 @pytest.mark.parametrize(("schedule", "end"), [("{kind: wsd, decay_fraction: 0.15}", 0.85), ("{kind: constant}", 1.0)])
 def test_changes_by_slope_come_before_the_rate_decays_unless_a_clock_of_their_own_is_set(schedule: str, end: float) -> None:
-    overrides = [*PATHS, f"training.schedule={schedule}"]
+    overrides = [*PATHS, f"training.schedule={schedule}", "training.duration=1e9 tokens"]
     assert policy_of(from_tree({}, overrides)).last_calls == pytest.approx([end * share for share in (0.9, 0.8, 0.7, 0.6)])
     assert policy_of(from_tree({}, [*overrides, "pacing.max_dwell_tokens=5000000"])).last_calls == ()
     assert policy_of(from_tree({}, [*overrides, "pacing.rule=table", "pacing.at=[0.1, 0.2, 0.3, 0.4]"])).last_calls == ()
     by_rule = policy_of(from_tree({}, [*overrides, "pacing.rule=linear", "pacing.warmup={fraction: 0.3}"]))
     assert len(by_rule.last_calls) == 2
+
+
+def test_short_runs_leave_more_time_for_a_growth_to_come_to_rest() -> None:
+    calls = policy_of(from_tree({}, ["pacing.depths=[1, 4]", "training.duration=2000 steps", "growth.rewarm_steps=300"])).last_calls
+    assert calls == pytest.approx([0.8 - (300 + 11 * 10) / 2000])
+    hours = policy_of(from_tree({}, ["pacing.depths=[1, 4]", "training.duration=1 hours", "growth.rewarm_steps=300"])).last_calls
+    assert hours == pytest.approx([0.8 * 0.9])
 
 
 def test_many_changes_share_the_time_before_the_decay() -> None:
