@@ -205,7 +205,7 @@ def _train_on_ray(settings: Config) -> None:
     from raystage.tracking.preparing import preparing
 
     with _engine_errors(), preparing(_terminal) as progress:
-        _finish(run(settings, lambda: RayEngine(settings.runtime), progress, _say))
+        _finish(run(settings, lambda: RayEngine(settings), progress, _say))
 
 
 def _train_local(settings: Config) -> None:

@@ -3,7 +3,7 @@
 from raystage.config.duration import parse_duration
 from raystage.config.errors import ConfigError
 from raystage.config.pacing_checks import change_counts, check_pacing, show
-from raystage.config.schema import Config, Source
+from raystage.config.schema import Config, Source, WorkerRange
 
 _MAX_DIVISORS_TRIED = 4096
 
@@ -17,6 +17,7 @@ def check(config: Config) -> None:
     check_pacing(config)
     _check_growth(config)
     _check_init(config)
+    _check_workers(config)
 
 
 def _check_sources(config: Config) -> None:
@@ -120,3 +121,15 @@ def _n_joint(config: Config) -> int:
 def _check_init(config: Config) -> None:
     if config.init_from.what == "state" and config.init_from.path is None:
         raise ConfigError("init_from.what=state: needs init_from.path")
+
+
+def _check_workers(config: Config) -> None:
+    runtime, n_stages = config.runtime, 1 + sum(change_counts(config).values())
+    for number, workers in enumerate(runtime.stage_workers or (runtime.workers,)):
+        key = "runtime.workers" if runtime.stage_workers is None else f"runtime.stage_workers.{number}"
+        if isinstance(workers, WorkerRange) and workers.min > workers.max:
+            raise ConfigError(f"{key}.min={workers.min}: above its max={workers.max}; swap them")
+    if runtime.stage_workers is not None and not 1 <= len(runtime.stage_workers) <= n_stages:
+        raise ConfigError(
+            f"runtime.stage_workers: {len(runtime.stage_workers)} entries, but the plan has {n_stages} stages; give 1 to {n_stages}"
+        )

@@ -68,6 +68,8 @@ def words(schema: dict[str, Any]) -> str:
     """A JSON schema of one value in words that read on after "must be"."""
     if "allowed" in schema:
         return str(schema["allowed"])
+    if "$ref" in schema:
+        return MAPPING
     if "anyOf" in schema:
         return " or ".join(words(option) for option in sorted(schema["anyOf"], key=_is_list))
     if schema.get("type") == "null":

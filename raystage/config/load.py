@@ -137,12 +137,19 @@ def _one_line(error: pydantic.ValidationError, root: type[Any], help_command: st
     key = ".".join(path)
     if first["type"] == "unexpected_keyword_argument":
         return unknown_key(key, known_keys(root), help_command)
+    above = ".".join(path[:-1])
+    if not _allowed(key, keys(root)) and (allowed := _allowed(above, keys(root))):
+        return f"{_cut(above)}: {allowed}"  # a mapping that may stand in place of a value
     return f"{_cut(key)}={_show(first['input'])}: {_allowed(key, keys(root)) or first['msg']}"
 
 
 def _path(place: tuple[int | str, ...]) -> list[str]:
     """The parts of a key; pydantic puts the kind of value that it tried, like literal['free'], between them."""
-    return [str(part) for part in place if not (isinstance(part, str) and part.startswith(("literal[", "tuple[")))]
+    return [
+        str(part)
+        for part in place
+        if not (isinstance(part, str) and part.startswith(("literal[", "tuple[", "constrained-int", "WorkerRange")))
+    ]
 
 
 def _allowed(key: str, schema_keys: tuple[Key, ...]) -> str | None:

@@ -169,14 +169,34 @@ class InitFrom:
     what: Literal["weights", "state"] = Field(default="weights", description="weights alone, or optimizer, counters and data position too")
 
 
+_WORKERS = "a whole number at least 1, or {min: 1, max: 4}"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WorkerRange:
+    min: Positive = Field(description="[workers] below which training waits")
+    max: Positive = Field(description="[workers] that it takes at the most")
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Runtime:
     engine: Literal["ray", "local"] = Field(default="ray", description="ray: Ray Train workers; local: this process, or torchrun's")
-    workers: Positive = Field(default=1, description="[workers] of Ray Train; with local, torchrun decides")
+    workers: Positive | WorkerRange = Field(
+        default=1,
+        description="[workers] of Ray Train, or how few and how many as nodes come and go; with local, torchrun decides",
+        json_schema_extra={"allowed": _WORKERS},
+    )
+    stage_workers: tuple[Positive | WorkerRange, ...] | None = Field(
+        default=None,
+        description="[workers] of each stage in turn, the last entry for all that follow, like [1, 1, {min: 2, max: 8}]; null: workers",
+        json_schema_extra={"allowed": f"null or a list, each entry {_WORKERS}"},
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     threads_per_worker: Positive | None = Field(default=None, description="[threads] of a CPU worker; null: the machine's cores shared out")
     address: str | None = Field(default=None, description="of a Ray cluster; null: RAY_ADDRESS, else one started for this run")
-    max_failures: int = Field(default=3, ge=0, description="[restarts] of the worker group before the run fails")
+    max_failures: int = Field(default=3, ge=0, description="[restarts] after failures in a row without a new step, before the run fails")
+    resize_check_s: float = Field(default=10.0, gt=0, description="[s] between looks at the cluster for more workers, or nodes that leave")
+    stall_minutes: float = Field(default=15.0, gt=0, description="[minutes] without a step after which the workers count as frozen")
     decision_timeout_s: float = Field(default=5.0, gt=0, description="[s] to wait for the controller actor before rank 0 decides by itself")
 
 

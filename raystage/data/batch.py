@@ -1,6 +1,7 @@
 """Cutting rows into the sequences of one step, and the step's tensors for one rank."""
 
 import dataclasses
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -125,6 +126,12 @@ def read_batch(rows: Rows, order: RowOrder, cut_: Cut, chosen: slice, seq_len_to
     inputs = tokens[inverse[:, None], place]
     targets = np.where(column < n_targets[:, None], tokens[inverse[:, None], place + 1], IGNORED)
     return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
+
+
+def fingerprint(order: RowOrder, cut_: Cut) -> int:
+    """CRC-32 of which tokens a step takes, over all ranks, and in which order: the same for any number of workers."""
+    numbers = np.concatenate([order.rows(cut_.position), cut_.offset, cut_.n_targets])
+    return zlib.crc32(numbers.astype("<i8").tobytes())
 
 
 def spread_rows(rows: Rows, n_rows: int) -> NDArray[np.int64]:

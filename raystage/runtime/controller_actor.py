@@ -1,5 +1,9 @@
-"""The controller as a Ray actor: a shell around the pure function, and rank 0's handle on it."""
+"""The controller as a Ray actor: a shell around the pure function, and the two handles on it, rank 0's and the driver's."""
 
+import contextlib
+import dataclasses
+import os
+import time
 from typing import Any
 
 import ray
@@ -9,31 +13,69 @@ from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
 from raystage.pacing.policy import Policy
 from raystage.pacing.state import State
+from raystage.training.ports import Ask
+
+_ASK_EVERY_S = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """The last that was heard of a group of workers: the step that rank 0 has done, and how long ago [s]."""
+
+    step: int
+    age_s: float
 
 
 class ControllerShell:
-    """Holds the controller's state between calls. What it forgets by dying, rank 0 restores."""
+    """Holds the controller's state between calls, and what the driver asks of rank 0. What it forgets by dying, they tell it again."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._state = State.at(policy.plan.untouched)
         self._attempt = 0
-        self._stop = False
+        self._ask: Ask | None = None
+        self._step, self._heard_s = -1, time.monotonic()
+        self._workers: dict[int, tuple[str, int]] = {}
 
     def restore(self, attempt: int, state: State) -> None:
         """Takes rank 0's word for the state; earlier attempts are fenced off from then on."""
         if attempt >= self._attempt:
             self._attempt, self._state = attempt, state
 
-    def observe(self, attempt: int, points: list[Point]) -> tuple[State, list[Check], bool]:
-        """The state and the checks after `points`, and whether a stop has been asked for."""
+    def observe(self, attempt: int, points: list[Point]) -> tuple[State, list[Check]]:
+        """The state and the checks after `points`."""
         if attempt < self._attempt:
             raise ValueError(f"attempt {attempt} has been replaced by attempt {self._attempt}")
         self._state, checks = observe(self._policy, self._state, points)
-        return self._state, checks, self._stop
+        return self._state, checks
 
-    def request_stop(self) -> None:
-        self._stop = True
+    def asked(self, step: int) -> Ask | None:
+        """What the driver asks of the workers; tells it how far they are."""
+        self._step, self._heard_s = step, time.monotonic()
+        return self._ask
+
+    def ask(self, ask: Ask | None) -> Word:
+        """Sets what is asked; returns what was last heard."""
+        self._ask = ask
+        return Word(self._step, time.monotonic() - self._heard_s)
+
+    def begin_group(self) -> None:
+        """The workers of a new group are on their way."""
+        self._workers, self._heard_s = {}, time.monotonic()
+
+    def join(self, rank: int, node_id: str, process_id: int) -> None:
+        """A worker has begun."""
+        self._workers[rank] = (node_id, process_id)
+        self._heard_s = time.monotonic()
+
+    def workers(self) -> dict[int, tuple[str, int]]:
+        """Node and process id of each worker of the group that has begun, by rank."""
+        return self._workers
+
+
+def controller_name(run_name: str) -> str:
+    """Of the actor of a run that this process drives."""
+    return f"raystage-controller-{run_name}-{os.getpid()}"
 
 
 def start_controller(name: str, policy: Policy) -> Any:
@@ -48,17 +90,53 @@ class ActorController:
     def __init__(self, actor: Any, attempt: int, timeout_s: float) -> None:
         self._actor, self._attempt, self._timeout_s = actor, attempt, timeout_s
         self._call: Any = None
-        self.stop_requested = False
+        self._question: Any = None
+        self._asked_s = -_ASK_EVERY_S
+        self._ask: Ask | None = None
 
     def start(self, points: list[Point]) -> None:
         self._call = self._actor.observe.remote(self._attempt, points)
 
     def reply(self) -> tuple[State, list[Check]] | None:
         try:
-            state, checks, self.stop_requested = ray.get(self._call, timeout=self._timeout_s)
+            state, checks = ray.get(self._call, timeout=self._timeout_s)
         except RayError:  # dead, restarting, slow or fenced: rank 0 decides by itself
             return None
         return state, checks
 
     def restore(self, state: State) -> None:
         self._actor.restore.remote(self._attempt, state)
+
+    def asked(self, step: int) -> Ask | None:
+        """What was asked when last heard; puts the question again without waiting."""
+        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
+            with contextlib.suppress(RayError):
+                self._ask = ray.get(self._question)
+            self._question = None
+        if self._question is None and time.monotonic() - self._asked_s >= _ASK_EVERY_S:
+            self._asked_s = time.monotonic()
+            self._question = self._actor.asked.remote(step)
+        return self._ask
+
+
+class DriverController:
+    """The driver's side. An actor that is dead for the moment answers nothing, and is asked again."""
+
+    def __init__(self, actor: Any, timeout_s: float) -> None:
+        self._actor, self._timeout_s = actor, timeout_s
+
+    def ask(self, ask: Ask | None) -> Word | None:
+        return self._call(self._actor.ask, ask)
+
+    def begin_group(self) -> None:
+        self._call(self._actor.ask, None)
+        self._call(self._actor.begin_group)
+
+    def workers(self) -> dict[int, tuple[str, int]]:
+        return self._call(self._actor.workers) or {}
+
+    def _call(self, method: Any, *arguments: Any) -> Any:
+        try:
+            return ray.get(method.remote(*arguments), timeout=self._timeout_s)
+        except RayError:
+            return None

@@ -90,7 +90,8 @@ def _train(config: Config, corpus: Corpus, folder: RunFolder, make_engine: Calla
             engine = make_engine()
             console.start()
             with _stopping_on_signals(engine.request_stop):
-                finished = engine.train(Assignment(_with_absolute_paths(config), corpus.folder.absolute(), folder.path))
+                assignment = Assignment(_with_absolute_paths(config), corpus.folder.absolute(), folder.path)
+                finished = engine.train(assignment, console.say)
         status = "FINISHED" if finished else "KILLED"
     finally:
         follower.stop(_LAST_DELIVERY_S)

@@ -1,5 +1,6 @@
 """What the driver needs of an engine."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from raystage.runtime.worker import Assignment
@@ -10,8 +11,8 @@ class EngineError(RuntimeError):
 
 
 class Engine(Protocol):
-    def train(self, assignment: Assignment) -> bool:
-        """Trains to the end or to a requested stop; false for a stop. Raises EngineError."""
+    def train(self, assignment: Assignment, say: Callable[[str], None]) -> bool:
+        """Trains to the end or to a requested stop; false for a stop. Says a line where workers come and go. Raises EngineError."""
         ...
 
     def request_stop(self) -> None:

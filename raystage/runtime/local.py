@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import torch.distributed as dist
 
@@ -12,6 +13,7 @@ from raystage.devices.ranks import Ranks
 from raystage.runtime.engine import EngineError
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.training.checkpoint import CheckpointError
+from raystage.training.ports import Ask
 from raystage.training.rehearsal import RehearsalError
 from raystage.training.run import FencedError, TrainingError
 
@@ -32,7 +34,7 @@ class LocalEngine:
             dist.init_process_group(self._device.backend)
         self.ranks = Ranks.of_process()
 
-    def train(self, assignment: Assignment) -> bool:
+    def train(self, assignment: Assignment, say: Callable[[str], None]) -> bool:
         self._share(assignment)
         return self._run(assignment)
 
@@ -61,9 +63,12 @@ class LocalEngine:
 
     def _run(self, assignment: Assignment) -> bool:
         try:
-            return run_rank(assignment, self._device, self.ranks, self._threads, stop_requested=self._stop.is_set)
+            return run_rank(assignment, self._device, self.ranks, self._threads, asked=self._asked) == "finished"
         except (TrainingError, FencedError, CheckpointError, RehearsalError) as error:
             raise EngineError(str(error)) from error
+
+    def _asked(self, step: int) -> Ask | None:
+        return "stop" if self._stop.is_set() else None
 
     def request_stop(self) -> None:
         self._stop.set()

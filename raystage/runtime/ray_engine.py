@@ -1,154 +1,116 @@
-"""The engine on Ray: a worker group of Ray Train, a controller actor, a cluster that is joined or started."""
+"""The engine on Ray: one group of workers after the other trains the run, each a fit of Ray Train, until it is done.
 
-import logging
-import os
+A group is left on purpose, with a checkpoint, when nodes come or go or a stage is for other workers; it fails when a worker, a node or
+Ray Train's own controller dies. Either way the next one begins where the run folder's checkpoints say, as large as the cluster allows.
+"""
+
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
-import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
-from raystage.config import ConfigError
-from raystage.config.schema import Runtime
-from raystage.devices import pick_device
-from raystage.devices.ranks import Ranks
-from raystage.runtime.controller_actor import ActorController, start_controller
+from raystage.config import Config
+from raystage.runtime.capacity import capacity
+from raystage.runtime.controller_actor import DriverController, controller_name, start_controller
 from raystage.runtime.engine import EngineError
-from raystage.runtime.worker import Assignment, run_rank
-from raystage.training.checkpoint import CheckpointError
+from raystage.runtime.failures import failures_of
+from raystage.runtime.group_watch import GroupWatch
+from raystage.runtime.ray_cluster import connect, needs_gpu, worker_need
+from raystage.runtime.ray_fit import Fit, GroupEnd
+from raystage.runtime.ray_nodes import ray_nodes
+from raystage.runtime.restarts import Restarts
+from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.worker import Assignment
+from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
-from raystage.training.rehearsal import RehearsalError
-from raystage.training.run import TrainingError
+from raystage.training.worker_range import Workers, workers_of
 
-_MARK = "outcome"
-_FINISHED, _STOPPED = "finished", "stopped"
+_LOOK_EVERY_S = 0.5
+_SAY_EVERY_S = 60.0
+_SETTLE_S = 5.0  # after a group has ended Ray may need as long to see its resources free
+
+Say = Callable[[str], None]
 
 
 class RayEngine:
     """Joins the cluster at `runtime.address` or RAY_ADDRESS, else starts one that ends with this process."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._controller: Any = None
+    def __init__(self, config: Config) -> None:
+        self._config, self._runtime = config, config.runtime
+        connect(config)
+        self._use_gpu = needs_gpu(self._runtime)
+        self._need = worker_need(self._use_gpu)
         self._stop_asked = threading.Event()
-        _connect(runtime)
-        self._use_gpu = _wants_gpu(runtime)
-
-    def train(self, assignment: Assignment) -> bool:
-        name = f"raystage-controller-{assignment.config.name}-{os.getpid()}"
-        self._controller = start_controller(name, policy_of(assignment.config))
-        self._remind_of_stop()
-        trainer = TorchTrainer(
-            _train_worker,
-            train_loop_config={"assignment": assignment, "controller": self._controller},
-            torch_config=TorchConfig(backend="nccl" if self._use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=self._runtime.workers, use_gpu=self._use_gpu),
-            run_config=RunConfig(
-                name=f"driver-{os.getpid()}",
-                storage_path=str(assignment.run_dir / "ray"),
-                failure_config=FailureConfig(max_failures=self._runtime.max_failures),
-            ),
-        )
-        outcome = _FitThread(trainer).outcome(self._remind_of_stop)
-        ray.kill(self._controller)
-        if isinstance(outcome, Exception):
-            raise EngineError(f"{_cause(outcome)}; the same command goes on from the last checkpoint") from outcome
-        said = (assignment.run_dir / "ray" / _MARK).read_text()
-        if said not in (_FINISHED, _STOPPED):
-            raise EngineError(said)
-        return said == _FINISHED
 
     def request_stop(self) -> None:
         self._stop_asked.set()
-        self._remind_of_stop()
 
-    def _remind_of_stop(self) -> None:
-        """Again and again: an actor that died and came back has forgotten it."""
-        if self._stop_asked.is_set() and self._controller is not None:
-            self._controller.request_stop.remote()
-
-
-def _train_worker(settings: dict[str, Any]) -> None:
-    """Runs on every worker. How it ended is left as a mark: Ray Train would try a raised error again, and takes
-    every return for success. An error that all ranks meet alike would only come again."""
-    assignment: Assignment = settings["assignment"]
-    ranks = Ranks.of_process()
-    try:
-        said = _FINISHED if _run_worker(assignment, ranks, settings["controller"]) else _STOPPED
-    except (TrainingError, CheckpointError, ConfigError, RehearsalError) as error:
-        said = str(error)
-    if ranks.is_first:
-        (assignment.run_dir / "ray" / _MARK).write_text(said)
-
-
-def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> bool:
-    runtime = assignment.config.runtime
-    context = ray.train.get_context()
-    device = pick_device("cuda" if runtime.device != "cpu" and ray.get_gpu_ids() else "cpu", context.get_local_rank())
-    threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
-    handle: list[ActorController] = []
-
-    def remote(attempt: int) -> ActorController:
-        handle.append(ActorController(controller, attempt, runtime.decision_timeout_s))
-        return handle[0]
-
-    return run_rank(assignment, device, ranks, threads, remote, lambda: bool(handle) and handle[0].stop_requested)
-
-
-class _FitThread(threading.Thread):
-    """`fit` blocks; in a thread of its own it leaves the main one to signals."""
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(name="ray-train-fit", daemon=True)
-        self._trainer = trainer
-        self._error: Exception | None = None
-
-    def run(self) -> None:
+    def train(self, assignment: Assignment, say: Say) -> bool:
+        actor = start_controller(controller_name(assignment.config.name), policy_of(assignment.config))
         try:
-            self._trainer.fit()
-        except Exception as error:  # whatever it is, the driver raises it again
-            self._error = error
+            return self._train(assignment, actor, say)
+        finally:
+            ray.kill(actor)
 
-    def outcome(self, meanwhile: Callable[[], None]) -> Exception | None:
-        self.start()
-        while self.is_alive():
-            self.join(timeout=0.5)  # a join without timeout would hold signals back
-            meanwhile()
-        return self._error
+    def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
+        controller, restarts = DriverController(actor, self._runtime.decision_timeout_s), Restarts(self._runtime.max_failures)
+        n_before = 0
+        for number in range(1, 1_000_000):
+            wanted = workers_of(assignment.config, _position(assignment))
+            n_workers = self._wait_for_room(wanted, n_before, say)
+            if n_workers is None:
+                return False
+            attempt_before = RunFolder(assignment.run_dir).attempt()
+            controller.begin_group()
+            fit = Fit(assignment, actor, number, n_workers, self._use_gpu)
+            watch = GroupWatch(controller, wanted, n_workers, self._need, self._runtime, say)
+            end = self._follow(fit, watch)
+            n_before = n_workers
+            if end.ending == "finished":
+                return True
+            if end.ending == "stopped" or (end.ending == "left" and self._stop_asked.is_set()):
+                return False
+            if end.fatal is not None:
+                raise EngineError(end.fatal)
+            if end.ending is None:
+                noted = [failure for failure in failures_of(assignment.run_dir) if failure.attempt > attempt_before]
+                say(restarts.after(_reached(assignment, watch), noted, end.error))
+        raise AssertionError("a million groups of workers")
+
+    def _follow(self, fit: Fit, watch: GroupWatch) -> GroupEnd:
+        """Until the group ends; meanwhile the watch looks for nodes that come and go."""
+        fit.start()
+        while fit.is_alive():
+            fit.join(timeout=_LOOK_EVERY_S)  # a join without timeout would hold signals back
+            watch.look(self._stop_asked.is_set())
+        return fit.end()
+
+    def _wait_for_room(self, wanted: Workers, n_before: int, say: Say) -> int | None:
+        """How many workers the next group has; waits while the cluster holds too few. None: a stop was asked for meanwhile."""
+        begin_s, said_s = time.monotonic(), -_SAY_EVERY_S
+        while not self._stop_asked.is_set():
+            room = capacity(ray_nodes(), self._need, {})
+            waited_s = time.monotonic() - begin_s
+            n_workers = wanted.take(room)
+            # what the group before held may not be free yet
+            if n_workers is not None and (n_workers >= min(n_before, wanted.high) or waited_s > _SETTLE_S):
+                return n_workers
+            if n_workers is None and waited_s > _SETTLE_S and time.monotonic() - said_s >= _SAY_EVERY_S:
+                said_s = time.monotonic()
+                say(f"waiting: the cluster has room for {room} workers, at least {wanted.low} are needed (runtime.workers)")
+            time.sleep(0.2)
+        return None
 
 
-def _connect(runtime: Runtime) -> None:
-    address = runtime.address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    if address:
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"runtime.address={address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
-        available = int(ray.cluster_resources().get("CPU", 0))
-        if runtime.workers > available:
-            raise ConfigError(f"runtime.workers={runtime.workers}: the cluster at {address} has {available} CPUs, one is needed a worker")
-    else:
-        # Ray runs workers at the lowest priority, where any other process halves their speed; they are the job here
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        # more workers than cores is slow but allowed on one's own machine
-        ray.init(address="local", num_cpus=max(os.cpu_count() or 1, runtime.workers), include_dashboard=False, **quiet)
+def _position(assignment: Assignment) -> int:
+    """How many changes of the plan lie behind, as the newest checkpoint says."""
+    stored = CheckpointStore(assignment.run_dir).all()
+    return stored[-1].manifest.position if stored else 0
 
 
-def _wants_gpu(runtime: Runtime) -> bool:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if runtime.device == "cuda" and gpus < runtime.workers:
-        raise ConfigError(f"runtime.workers={runtime.workers}: runtime.device=cuda needs a GPU a worker, the cluster has {gpus}")
-    return runtime.device != "cpu" and gpus >= runtime.workers
-
-
-def _cause(error: Exception) -> str:
-    """The last line of the innermost error that a worker raised."""
-    failures = getattr(error, "worker_failures", None)
-    inner = next(iter(failures.values())) if failures else error
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    return lines[-1] if lines else type(inner).__name__
+def _reached(assignment: Assignment, watch: GroupWatch) -> int:
+    """The furthest step that the group is known to have done."""
+    stored = CheckpointStore(assignment.run_dir).all()
+    return max(watch.reached_step, stored[-1].manifest.counters.step if stored else 0)

@@ -11,15 +11,17 @@ from raystage.data.corpus import Corpus
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.commands_file import CommandsFile
+from raystage.runtime.failures import note_failure
 from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.job import Job
 from raystage.training.loop import Loop
 from raystage.training.manifest import Manifest
-from raystage.training.ports import RemoteController
+from raystage.training.ports import Ask, Ending, RemoteController
 from raystage.training.preflight import preflight
 from raystage.training.run import Outside, Run
+from raystage.training.worker_range import workers_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +58,13 @@ def run_rank(
     ranks: Ranks,
     threads: int,
     remote: Callable[[int], RemoteController] | None = None,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Trains to the end or to a stop; false for a stop. `remote` makes rank 0's controller for an attempt."""
+    asked: Callable[[int], Ask | None] = lambda step: None,
+    is_elastic: bool = False,
+) -> Ending:
+    """Trains to the end, or until `asked` for something else. `remote` makes rank 0's controller for an attempt.
+
+    `is_elastic`: the group is left where a stage is for other workers than the one that it begins with.
+    """
     device.prepare(threads)
     folder = RunFolder(assignment.run_dir)
     (attempt,) = ranks.from_first([folder.next_attempt() if ranks.is_first else 0])
@@ -71,13 +77,20 @@ def run_rank(
         outside = Outside(
             recorder=FileRecorder(folder.path, resume),
             remote=remote(attempt) if remote else None,
-            stop_requested=stop_requested,
+            asked=asked,
             commands=CommandsFile(folder.path),
             still_ours=lambda: folder.attempt() == attempt,
             tracking_run_id=lambda: _mlflow_run_id(folder.path),
         )
     rehearsed = preflight(job, device, ranks) if job.config.training.preflight else None
-    return Loop(Run(job, resume, device, ranks, outside, rehearsed), resume).train()
+    run = Run(job, resume, device, ranks, outside, rehearsed)
+    begun_for = workers_of(job.config, run.state.position)
+    loop = Loop(run, resume, lambda position: is_elastic and workers_of(job.config, position) != begun_for)
+    try:
+        return loop.train()
+    except Exception as error:
+        note_failure(folder.path, attempt, ranks.rank, loop.where(), error)
+        raise
 
 
 def _is_repeated(record: dict[str, Any], manifest: Manifest) -> bool:

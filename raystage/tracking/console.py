@@ -1,5 +1,6 @@
 """The run in the terminal: a live panel where there is one, single lines where there is not."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -62,6 +63,11 @@ class Console:
                 self._print_lines(events)
         except OSError:
             self._terminal.quiet = True
+
+    def say(self, line: str) -> None:
+        """One line between the others."""
+        with contextlib.suppress(OSError):
+            self._print(line)
 
     def _fold(self, records: Sequence[Record], decisions: Sequence[Record]) -> list[str]:
         # at one step: what ended before it, the decision, what starts after it

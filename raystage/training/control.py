@@ -5,19 +5,21 @@ import dataclasses
 from raystage.devices.ranks import Ranks
 from raystage.pacing.point import Action, Decision, Trigger
 from raystage.pacing.stage import Plan, Taken
+from raystage.training.ports import Ending
 
-_SAVE, _STOP = 1, 2
+_SAVE = 1
+_ENDINGS: tuple[Ending | None, ...] = (None, "stopped", "left")
 _ACTIONS: tuple[Action, ...] = ("change", "hold", "resume", "rollback", "stop", "refuse")
 _TRIGGERS: tuple[Trigger, ...] = ("slope", "max_dwell", "schedule", "guard", "manual")
 
 
 @dataclasses.dataclass(frozen=True)
 class Orders:
-    """`decision`: takes effect with the next step; `save`, `stop`: at this boundary; `elapsed_s`: rank 0's clock."""
+    """`decision`: takes effect with the next step; `save`, `ending`: at this boundary; `elapsed_s`: rank 0's clock."""
 
     decision: Decision | None
     save: bool
-    stop: bool
+    ending: Ending | None
     elapsed_s: float
 
 
@@ -36,10 +38,15 @@ def share_orders(ranks: Ranks, orders: Orders, plan: Plan, taken: Taken, n_rollb
             decision.check_step,
             decision.effective_step,
         ]
-    flags = _SAVE * orders.save + _STOP * orders.stop
+    flags = _SAVE * orders.save + 2 * _ENDINGS.index(orders.ending)
     action, trigger, track, check_step, effective_step, flags, elapsed_ms = ranks.from_first([*head, flags, round(orders.elapsed_s * 1000)])
     if not ranks.is_first and action >= 0:
         name = _ACTIONS[action]
         change = plan.tracks[track][taken[track]] if name == "change" else None
         decision = Decision(name, taken, check_step, effective_step, _TRIGGERS[trigger], track, change, n_rollbacks=n_rollbacks)
-    return Orders(decision if action >= 0 else None, bool(flags & _SAVE), bool(flags & _STOP), elapsed_ms / 1000)
+    return Orders(decision if action >= 0 else None, bool(flags & _SAVE), _ENDINGS[flags // 2], elapsed_ms / 1000)
+
+
+def share_ending(ranks: Ranks, ending: Ending | None) -> Ending | None:
+    """Rank 0's word between two boundaries, on every rank."""
+    return _ENDINGS[ranks.from_first([_ENDINGS.index(ending)])[0]]

@@ -7,11 +7,12 @@ begin their way to the host, rank 0 learns the controller's answer to those of t
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from raystage.data.batch import cut, rank_slice, read_batch
+from raystage.data.batch import Cut, cut, fingerprint, rank_slice, read_batch
 from raystage.data.order import RowOrder
 from raystage.models.count import flops_per_token, matmul_parameters, mfu
 from raystage.pacing.point import Check, Decision, Point
@@ -20,24 +21,28 @@ from raystage.pacing.state import State
 from raystage.training.by_hand import decision_of, next_command
 from raystage.training.carry_out import carry_out
 from raystage.training.checkpoint import Stored
-from raystage.training.control import Orders, share_orders
+from raystage.training.control import Orders, share_ending, share_orders
 from raystage.training.coordinator import Coordinator
 from raystage.training.decision_record import Moment, record_of
 from raystage.training.learning_rate import learning_rate_factor, rewarm_factor
 from raystage.training.manifest import Manifest
 from raystage.training.optimizer import largest_second_moment, set_learning_rate
 from raystage.training.policy import policy_of
+from raystage.training.ports import Ending
 from raystage.training.run import FencedError, Run
 from raystage.training.signal_probe import ProbeSums, SignalProbe
 from raystage.training.step import train_step
 from raystage.training.step_log import Read, Step, StepLog
 from raystage.training.transition import TransitionReport
 
+LISTEN_EVERY_S = 1.0  # how often ranks exchange a word on whether to go on, where steps take long
+
 
 class Loop:
-    """Trains a run from where it stands."""
+    """Trains a run from where it stands. `wants_others`: whether the stage with so many changes behind is for other workers."""
 
-    def __init__(self, run: Run, resume: Stored | None) -> None:
+    def __init__(self, run: Run, resume: Stored | None, wants_others: Callable[[int], bool] = lambda position: False) -> None:
+        self._wants_others = wants_others
         self._run, self._config, self._ranks, self._outside = run, run.config, run.ranks, run.outside
         self._rows = run.job.corpus.train_rows(run.config.model.context_length)
         self._order = RowOrder(len(self._rows), run.config.seed)
@@ -56,43 +61,59 @@ class Loop:
         self._bad_step = _first_bad(resume.manifest, run.state.counters.n_rollbacks) if resume else None
         self._last_check: Check | None = None
         self._boundary_step = run.state.counters.step
+        self._listen_every_steps = run.config.pacing.check_every_steps
 
-    def train(self) -> bool:
-        """Trains to the end of the duration. False when it stopped before, on request."""
+    def train(self) -> Ending:
+        """Trains to the end of the duration, or to a stop, or until another group of workers is to go on."""
         run = self._run
         run.record_start()
         for record in self._unrecorded:
             run.record_decision(record)
         with run.saver:
-            if self._begin():
-                return self._stop()
+            if ending := self._begin():
+                return self._end(ending)
             while run.progress < 1.0:
-                self._carry_out_decisions()
+                if self._carry_out_decisions() and self._wants_others(run.state.position):
+                    return "left"  # the checkpoint of the new stage is what the next group begins with
                 if run.progress >= 1.0:
                     break
                 self._train_one_step()
-                if run.state.counters.step % self._config.pacing.check_every_steps == 0 and self._boundary():
-                    return self._stop()
+                if ending := self._hear():
+                    return self._end(ending)
                 self._collect(wait=False)
             self._finish()
-        return True
+        return "finished"
 
-    def _begin(self) -> bool:
-        """Takes up what takes effect with the first step: an attempt before this one may have died carrying it out. True: to stop."""
+    def _begin(self) -> Ending | None:
+        """Takes up what takes effect with the first step: an attempt before this one may have died carrying it out."""
         run, step = self._run, self._run.state.counters.step
         decision, stop = self._decide(step) if self._outside is not None else (None, False)
-        orders = self._share(Orders(decision, False, stop, run.elapsed_s))
+        orders = self._share(Orders(decision, False, "stopped" if stop else self._asked(), run.elapsed_s))
         self._decision = orders.decision
-        return orders.stop
+        return orders.ending
 
-    def _stop(self) -> bool:
+    def _hear(self) -> Ending | None:
+        """At a boundary everything that ranks exchange; in long steps a word in between, so that a notice to leave is not missed."""
+        step = self._run.state.counters.step
+        if step % self._config.pacing.check_every_steps == 0:
+            return self._boundary()
+        if (step - self._boundary_step) % self._listen_every_steps == 0:
+            return share_ending(self._ranks, self._asked())
+        return None
+
+    def _asked(self) -> Ending | None:
+        """What is asked of rank 0 from outside."""
+        ask = self._outside.asked(self._run.state.counters.step) if self._outside is not None else None
+        return {"stop": "stopped", "leave": "left", None: None}[ask]
+
+    def _end(self, ending: Ending) -> Ending:
         """Leaves with a checkpoint; a rollback that is due comes first, or it would be forgotten."""
         self._read_all()
         self._decision = self._emergency(self._run.state.counters.step) or self._decision
         if self._decision is not None and self._decision.trigger == "guard":
             self._carry_out_decisions()
         self._save("stop")
-        return False
+        return ending
 
     # -- one step
 
@@ -105,7 +126,7 @@ class Loop:
             torch.manual_seed((self._config.seed * 1_000_003 + step) * 4099 + self._ranks.rank)
         lr = run.peak_lr * self._rate_factor(step, progress)
         set_learning_rate(state.machinery.optimizer, lr)
-        cut_ = cut(counters.place, run.n_sequences, seq_len_tokens, self._config.model.context_length, self._config.pacing.cutting)
+        cut_ = self._next_cut()
         mine = rank_slice(len(cut_.position), self._ranks.rank, self._ranks.world_size)
         batch = read_batch(self._rows, self._order, cut_, mine, seq_len_tokens)
         loss_sum, grad_norm = train_step(
@@ -114,7 +135,17 @@ class Loop:
         flops = cut_.tokens * flops_per_token(state.machinery.spec, seq_len_tokens)
         run.state = dataclasses.replace(state, counters=counters.after_step(cut_, flops))
         seconds = time.perf_counter() - begin_s
-        self._steps.add(Step(run.stamp(), self._seen(lr), cut_.tokens, flops, seconds, loss_sum, grad_norm))
+        record = {**run.stamp(), "batch_crc32": fingerprint(self._order, cut_)}
+        self._steps.add(Step(record, self._seen(lr), cut_.tokens, flops, seconds, loss_sum, grad_norm))
+
+    def _next_cut(self) -> Cut:
+        state, context = self._run.state, self._config.model.context_length
+        return cut(state.counters.place, self._run.n_sequences, state.shape.seq_len_tokens, context, self._config.pacing.cutting)
+
+    def where(self) -> tuple[int, list[int]]:
+        """The step that is trained or comes next, and the rows of the corpus in its batch."""
+        rows = self._order.rows(self._next_cut().position)
+        return self._run.state.counters.step + 1, sorted({int(row) for row in rows})
 
     def _seen(self, lr: float) -> dict[str, Any]:
         """What the point of the step just done has beside its loss."""
@@ -138,8 +169,8 @@ class Loop:
 
     # -- boundaries
 
-    def _boundary(self) -> bool:
-        """Exchanges losses and orders between the ranks; true when the run is to stop here."""
+    def _boundary(self) -> Ending | None:
+        """Exchanges losses and orders between the ranks."""
         run = self._run
         run.saver.check()
         self._collect(wait=True)
@@ -149,12 +180,14 @@ class Loop:
             run.validate(stage_end=False)
         orders = self._share(self._make_orders(before, step))
         self._decision = self._emergency(step) or orders.decision
+        step_s = (orders.elapsed_s - run.state.counters.elapsed_s) / max(1, step - before)
+        self._listen_every_steps = max(1, int(LISTEN_EVERY_S / max(step_s, 1e-6)))
         run.state = dataclasses.replace(run.state, counters=dataclasses.replace(run.state.counters, elapsed_s=orders.elapsed_s))
         self._steps.start_read(self._measure_probe(), largest_second_moment(run.state.machinery.optimizer))
         self._collect(wait=False)
-        if orders.save and self._decision is None and self._scheduled() is None and not orders.stop:
+        if orders.save and self._decision is None and self._scheduled() is None and orders.ending is None:
             self._save("interval")
-        return orders.stop
+        return orders.ending
 
     def _measure_probe(self) -> ProbeSums | None:
         if self._signal_probe is None:
@@ -203,7 +236,7 @@ class Loop:
 
     def _make_orders(self, before: int, step: int) -> Orders:
         if self._outside is None:
-            return Orders(None, False, False, 0.0)
+            return Orders(None, False, None, 0.0)
         if not self._outside.still_ours():
             raise FencedError(f"another attempt at run {self._config.name!r} has taken over; this one stops")
         self._resolve()
@@ -211,7 +244,7 @@ class Loop:
         by_time = settings.every_minutes is not None and saved_for_s >= 60 * settings.every_minutes
         save = by_time or _crosses(settings.every_steps, before, step)
         decision, stop = self._decide(step)
-        return Orders(decision, save, stop or self._outside.stop_requested(), self._run.elapsed_s)
+        return Orders(decision, save, "stopped" if stop else self._asked(), self._run.elapsed_s)
 
     def _decide(self, step: int) -> tuple[Decision | None, bool]:
         """What takes effect with the step after this one, by hand or by the controller; and whether to stop here, by hand."""
@@ -256,17 +289,22 @@ class Loop:
 
     # -- decisions
 
-    def _carry_out_decisions(self) -> None:
-        """What was ordered at the boundary, then what the schedule has for the next step; every rank knows the schedule by itself."""
+    def _carry_out_decisions(self) -> bool:
+        """What was ordered at the boundary, then what the schedule has for the next step; every rank knows the schedule by itself.
+
+        True: there was something.
+        """
+        n_before = len(self._run.decisions)
         while (decision := self._decision or self._scheduled()) is not None:
             self._decision, self._last_check = None, None
             if decision.action == "change":
                 self._read_all()
                 if self._bad_step is not None:
-                    return  # ruined weights change no stage: the rollback comes at the next boundary
+                    return False  # ruined weights change no stage: the rollback comes at the next boundary
             carry_out(self._run, decision, self._save)
             if decision.action == "rollback":
                 self._bad_step = None
+        return len(self._run.decisions) > n_before
 
     def _scheduled(self) -> Decision | None:
         state = self._run.state

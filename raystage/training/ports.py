@@ -6,6 +6,10 @@ from typing import Any, Literal, Protocol
 from raystage.pacing.point import Check, Point
 from raystage.pacing.state import State
 
+# a stop ends the run for now; leaving is for another group of workers to go on
+Ask = Literal["stop", "leave"]
+Ending = Literal["finished", "stopped", "left"]
+
 
 class Recorder(Protocol):
     """Takes records of rank 0; never blocks for long."""

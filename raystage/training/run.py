@@ -18,7 +18,7 @@ from raystage.pacing.state import State
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest
-from raystage.training.ports import Commands, Recorder, RemoteController
+from raystage.training.ports import Ask, Commands, Recorder, RemoteController
 from raystage.training.preflight import Preflight
 from raystage.training.saver import Saver
 from raystage.training.stage_model import peak_lr
@@ -35,12 +35,12 @@ class FencedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Outside:
-    """What rank 0 is given: where records go, the remote controller if any, whether to stop, decisions by hand, whether a later
-    attempt has taken over, and the tracked run's name for the manifest."""
+    """What rank 0 is given: where records go, the remote controller if any, whether it is asked to stop or to leave (told the step just
+    done, never waiting), decisions by hand, whether a later attempt has taken over, and the tracked run's name for the manifest."""
 
     recorder: Recorder
     remote: RemoteController | None = None
-    stop_requested: Callable[[], bool] = lambda: False
+    asked: Callable[[int], Ask | None] = lambda step: None
     commands: Commands | None = None
     still_ours: Callable[[], bool] = lambda: True
     tracking_run_id: Callable[[], str | None] = lambda: None

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _print_pauses(name: str, config: Config) -> None:
-    outcome = train(config, lambda: RayEngine(config.runtime), lambda *_: None, lambda _: None)
+    outcome = train(config, lambda: RayEngine(config), lambda *_: None, lambda _: None)
     ray.shutdown()
     records = RunRecords.load(outcome.folder.path)
     for pause, decision in zip(records.pauses, records.decisions, strict=True):

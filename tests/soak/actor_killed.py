@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from raystage.runtime.controller_actor import controller_name
 from raystage.runtime.ray_engine import RayEngine
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.worker import Assignment
@@ -50,12 +51,12 @@ def _train(folder: Path, name: str, kills: int) -> RunRecords:
     config = configure(folder, [f"name={name}", *SLOPE])
     assignment: Assignment = assign(config)
     run = RunFolder(assignment.run_dir)
-    engine = RayEngine(config.runtime)
+    engine = RayEngine(config)
     done = threading.Event()
-    killer = threading.Thread(target=_kill, args=(engine, run.path / METRICS_FILE, kills, done))
+    killer = threading.Thread(target=_kill, args=(name, run.path / METRICS_FILE, kills, done))
     killer.start()
     begin_s = time.perf_counter()
-    finished = engine.train(assignment)
+    finished = engine.train(assignment, print)
     done.set()
     killer.join()
     ray.shutdown()
@@ -63,14 +64,13 @@ def _train(folder: Path, name: str, kills: int) -> RunRecords:
     return RunRecords.load(run.path)
 
 
-def _kill(engine: RayEngine, metrics: Path, kills: int, done: threading.Event) -> None:
+def _kill(name: str, metrics: Path, kills: int, done: threading.Event) -> None:
     """Kills the actor, which Ray starts again, once the run is under way, at even distances in its records."""
     killed = 0
     while killed < kills and not done.is_set():
         lines = metrics.read_bytes().count(b'"kind": "train"') if metrics.is_file() else 0
         if lines > 100 * (killed + 1):
-            actor: Any = engine._controller
-            ray.kill(actor, no_restart=False)
+            ray.kill(ray.get_actor(controller_name(name)), no_restart=False)
             killed += 1
         time.sleep(0.05)
     if kills:

@@ -35,7 +35,7 @@ def heard(orders: Orders, n_rollbacks: int = 0) -> Orders:
     share_orders(First(), orders, PLAN, (1, 0), n_rollbacks)
     other = _Other(rank=1, world_size=2)
     object.__setattr__(other, "said", said)
-    return share_orders(other, Orders(None, False, False, 0.0), PLAN, (1, 0), n_rollbacks)
+    return share_orders(other, Orders(None, False, None, 0.0), PLAN, (1, 0), n_rollbacks)
 
 
 @pytest.mark.parametrize("action", get_args(Action))
@@ -43,10 +43,10 @@ def heard(orders: Orders, n_rollbacks: int = 0) -> Orders:
 def test_every_decision_arrives_as_it_was_but_for_its_reasons(action: Action, trigger: Trigger) -> None:
     change = CHANGE if action == "change" else None
     decision = Decision(action, (1, 0), 20, 31, trigger, 1, change, slope=-0.05, reason="why", command_id=3, n_rollbacks=2)
-    orders = heard(Orders(decision, True, False, 1.5), n_rollbacks=2)
+    orders = heard(Orders(decision, True, None, 1.5), n_rollbacks=2)
     bare = dataclasses.replace(decision, slope=None, reason="", command_id=None)
-    assert orders == Orders(bare, True, False, 1.5)
+    assert orders == Orders(bare, True, None, 1.5)
 
 
 def test_no_decision_arrives_as_none() -> None:
-    assert heard(Orders(None, False, True, 0.25)) == Orders(None, False, True, 0.25)
+    assert heard(Orders(None, False, "left", 0.25)) == Orders(None, False, "left", 0.25)

@@ -1,0 +1,71 @@
+"""What the driver looks at while a group of workers trains: room for more of them, nodes that leave, silence."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from raystage.config.schema import Runtime
+from raystage.runtime.capacity import capacity
+from raystage.runtime.controller_actor import DriverController, Word
+from raystage.runtime.ray_fit import kill_workers
+from raystage.runtime.ray_nodes import ray_nodes
+from raystage.training.ports import Ask
+from raystage.training.worker_range import Workers
+
+
+class GroupWatch:
+    """Asks the workers to stop or to leave. `reached_step`: the furthest that they told of."""
+
+    def __init__(
+        self,
+        controller: DriverController,
+        wanted: Workers,
+        n_workers: int,
+        need: Mapping[str, float],
+        runtime: Runtime,
+        say: Callable[[str], None],
+    ) -> None:
+        self._controller, self._wanted, self._n_workers, self._need = controller, wanted, n_workers, need
+        self._runtime, self._say = runtime, say
+        self._looked_s = time.monotonic()
+        self._room_before = n_workers
+        self._leave = self._killed = False
+        self.reached_step = -1
+
+    def look(self, stop: bool) -> None:
+        """Called often; again and again, since an actor that died and came back has forgotten what was asked."""
+        ask: Ask | None = "stop" if stop else "leave" if self._leave else None
+        word = self._controller.ask(ask)
+        if word is not None:
+            self.reached_step = max(self.reached_step, word.step)
+            self._end_silence(word)
+        if time.monotonic() - self._looked_s >= self._runtime.resize_check_s and not self._leave:
+            self._looked_s = time.monotonic()
+            self._look_at_nodes()
+
+    def _look_at_nodes(self) -> None:
+        nodes, ours = ray_nodes(), Counter(node_id for node_id, _ in self._controller.workers().values())
+        if sum(ours.values()) < self._n_workers:
+            return  # not all of them have begun
+        leaving = [node.node_id for node in nodes if node.is_leaving and node.node_id in ours]
+        room = min(capacity(nodes, self._need, ours), self._wanted.high)
+        if leaving:
+            self._leave_because(f"{len(leaving)} of the nodes in use will be taken away")
+        elif room > self._n_workers and self._room_before > self._n_workers:
+            self._leave_because(f"there is room for {room}")
+        self._room_before = room
+
+    def _leave_because(self, reason: str) -> None:
+        self._leave = True
+        self._say(f"{reason}: the {self._n_workers} workers save and leave, and training goes on with those that fit")
+
+    def _end_silence(self, word: Word) -> None:
+        """Workers that hang, one of them frozen perhaps, end by being killed."""
+        if word.age_s < 60 * self._runtime.stall_minutes or self._killed:
+            return
+        workers = self._controller.workers()
+        if len(workers) < self._n_workers:
+            return  # on their way: Ray has limits of its own for that
+        self._killed = True
+        self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes={self._runtime.stall_minutes:g}): the workers are killed")
+        kill_workers(list(workers.values()))

@@ -1,0 +1,138 @@
+"""One group of workers: a fit of Ray Train in a thread, from its start to its end."""
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raystage.config import ConfigError
+from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
+from raystage.runtime.controller_actor import ActorController
+from raystage.runtime.worker import Assignment, run_rank
+from raystage.training.checkpoint import CheckpointError
+from raystage.training.ports import Ask, Ending
+from raystage.training.rehearsal import RehearsalError
+from raystage.training.run import FencedError, TrainingError
+
+_MARK = "outcome.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupEnd:
+    """`ending`: None where the group failed; `fatal`: what every further group would meet again; `error`: what Ray says of a failure."""
+
+    ending: Ending | None = None
+    fatal: str | None = None
+    error: str = ""
+
+
+class Fit(threading.Thread):
+    """`fit` blocks; in a thread of its own it leaves the main one to signals and to the watch."""
+
+    def __init__(self, assignment: Assignment, controller: Any, number: int, n_workers: int, use_gpu: bool) -> None:
+        super().__init__(name="ray-train-fit", daemon=True)
+        self._folder, self._number = assignment.run_dir / "ray", number
+        self._error: Exception | None = None
+        self._trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"assignment": assignment, "controller": controller, "number": number},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=n_workers, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=f"driver-{os.getpid()}-{number}",
+                storage_path=str(self._folder),
+                # every failure is the engine's to answer, who may find other nodes by then
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+            ),
+        )
+
+    def run(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / _MARK).unlink(missing_ok=True)
+        try:
+            self._trainer.fit()
+        except Exception as error:  # whatever it is, the engine answers it
+            self._error = error
+
+    def end(self) -> GroupEnd:
+        """How it ended, once it has."""
+        said = _read_mark(self._folder, self._number)
+        if "fatal" in said:
+            return GroupEnd(fatal=said["fatal"])
+        if self._error is not None:
+            return GroupEnd(error=_cause(self._error))
+        return GroupEnd(ending=said.get("ending"), error="the workers ended without a word")
+
+
+def kill_workers(workers: Sequence[tuple[str, int]]) -> None:
+    """Ends worker processes, given by node and process id, for good: a frozen one heeds nothing else."""
+    kill = ray.remote(_kill).options(num_cpus=0, max_retries=0)
+    calls = [kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(pid) for node, pid in workers]
+    ray.wait(calls, num_returns=len(calls), timeout=30)
+
+
+def _kill(process_id: int) -> None:
+    os.kill(process_id, signal.SIGKILL)
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    """Runs on every worker. How it ended is left as a mark: Ray Train takes every return for success, and an error that all ranks
+    meet alike would only come again."""
+    assignment: Assignment = settings["assignment"]
+    ranks = Ranks.of_process()
+
+    def say(**said: str) -> None:
+        if ranks.is_first:
+            (assignment.run_dir / "ray" / _MARK).write_text(json.dumps({"number": settings["number"], **said}))
+
+    try:
+        say(ending=_run_worker(assignment, ranks, settings["controller"]))
+    except (TrainingError, CheckpointError, ConfigError, RehearsalError) as error:
+        say(fatal=str(error))
+    except FencedError as error:
+        say(fatal=str(error))
+        raise  # rank 0 alone knows: the others wait for it, and end with it
+
+
+def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> Ending:
+    runtime, context = assignment.config.runtime, ray.train.get_context()
+    controller.join.remote(ranks.rank, ray.get_runtime_context().get_node_id(), os.getpid())
+    device = pick_device("cuda" if runtime.device != "cpu" and ray.get_gpu_ids() else "cpu", context.get_local_rank())
+    threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    handle: list[ActorController] = []
+
+    def remote(attempt: int) -> ActorController:
+        handle.append(ActorController(controller, attempt, runtime.decision_timeout_s))
+        return handle[0]
+
+    def asked(step: int) -> Ask | None:
+        return handle[0].asked(step)
+
+    return run_rank(assignment, device, ranks, threads, remote, asked, is_elastic=True)
+
+
+def _read_mark(folder: Path, number: int) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = json.loads((folder / _MARK).read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if said.get("number") == number else {}
+
+
+def _cause(error: Exception) -> str:
+    """The last line of the innermost error that a worker raised."""
+    failures = getattr(error, "worker_failures", None)
+    inner = next(iter(failures.values())) if failures else error
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    return lines[-1] if lines else type(inner).__name__

@@ -1,0 +1,185 @@
+"""Faults at given steps of a run on a cluster of several nodes on this machine; they read as sentences.
+
+with Machines(1) as machines:
+    trained = machines.train(config, [at_step(40, add_node), at_step(80, kill_worker, rank=1), at_step(120, drain_node, deadline_s=30)])
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.cluster_utils import Cluster
+
+from raystage.config import Config
+from raystage.runtime.controller_actor import controller_name
+from raystage.runtime.ray_engine import RayEngine
+from raystage.tracking.records import METRICS_FILE, RunRecords, parse_line
+from raystage.training.checkpoint import CheckpointStore
+from tests.training.made_run import assign
+
+_POLL_S = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Something that happens once the run's records reach a step; `what`: its name and its arguments."""
+
+    step: int
+    happen: Callable[["Scene"], None]
+    what: str
+
+
+def at_step(step: int, action: Callable[..., None], **how: Any) -> Fault:
+    words = ", ".join(f"{name}={value}" for name, value in how.items())
+    return Fault(step, lambda scene: action(scene, **how), f"{action.__name__}({words})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """`said`: the engine's lines, each with its second; `happened`: (second, step in the records, fault)."""
+
+    records: RunRecords
+    finished: bool
+    said: list[tuple[float, str]]
+    happened: list[tuple[float, int, str]]
+
+
+class Machines:
+    """A cluster whose first node, which has the driver, holds `n_cpus` workers; others come and go with one worker each."""
+
+    def __init__(self, n_cpus: int) -> None:
+        self._n_cpus = n_cpus
+        self.nodes: list[Any] = []
+
+    def __enter__(self) -> "Machines":
+        # workers are started by nodes, which know nothing of pytest's import path
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": self._n_cpus, "include_dashboard": False})
+        ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        ray.shutdown()
+        self.cluster.shutdown()
+
+    def train(self, config: Config, faults: Sequence[Fault] = ()) -> Trained:
+        """Trains in this process's main thread while the faults happen in another. What they break stays broken."""
+        assignment, begin_s = assign(config), time.monotonic()
+        said: list[tuple[float, str]] = []
+        scene = Scene(self, config, assignment.run_dir, begin_s)
+        engine = RayEngine(config)
+        with scene.playing(faults):
+            finished = engine.train(assignment, lambda line: said.append((time.monotonic() - begin_s, line)))
+        return Trained(RunRecords.load(assignment.run_dir), finished, said, scene.happened)
+
+
+class Scene:
+    """What a fault can lay its hands on."""
+
+    def __init__(self, machines: Machines, config: Config, run_dir: Path, begin_s: float) -> None:
+        self.machines, self.config, self.run_dir, self._begin_s = machines, config, run_dir, begin_s
+        self.happened: list[tuple[float, int, str]] = []
+        self._over = threading.Event()
+        self._size_bytes, self._newest_step = 0, 0
+
+    @contextlib.contextmanager
+    def playing(self, faults: Sequence[Fault]) -> Iterator[None]:
+        thread = threading.Thread(target=self._play, args=(list(faults),))
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+        missing = [fault.what for fault in faults[len(self.happened) :]]
+        assert not missing, f"the run was over before {missing}"
+
+    def step(self) -> int:
+        """Of the newest training record."""
+        path = self.run_dir / METRICS_FILE
+        size_bytes = path.stat().st_size if path.exists() else 0
+        if size_bytes != self._size_bytes:
+            self._size_bytes = size_bytes
+            with path.open("rb") as file:
+                file.seek(max(0, size_bytes - 20_000))
+                records = [parse_line(line) or {} for line in file.read().split(b"\n")[1:-1]]
+            steps = [record["step"] for record in records if record.get("kind") == "train"]
+            self._newest_step = steps[-1] if steps else self._newest_step
+        return self._newest_step
+
+    def workers(self) -> dict[int, int]:
+        """Process ids by rank, once all workers of the group have begun."""
+        actor = ray.get_actor(controller_name(self.config.name))
+        workers: dict[int, tuple[str, int]] = ray.get(actor.workers.remote(), timeout=10)
+        return {rank: process_id for rank, (_, process_id) in workers.items()}
+
+    def _play(self, faults: list[Fault]) -> None:
+        for fault in faults:
+            while self.step() < fault.step:
+                if self._over.wait(_POLL_S):
+                    return
+            self.happened.append((time.monotonic() - self._begin_s, self.step(), fault.what))
+            fault.happen(self)
+
+
+# -- the faults
+
+
+def kill_worker(scene: Scene, rank: int) -> None:
+    _signal_worker(scene, rank, signal.SIGKILL)
+
+
+def freeze_worker(scene: Scene, rank: int) -> None:
+    _signal_worker(scene, rank, signal.SIGSTOP)
+
+
+def kill_controller(scene: Scene) -> None:
+    """raystage's own; Ray starts it again."""
+    ray.kill(ray.get_actor(controller_name(scene.config.name)), no_restart=False)
+
+
+def kill_train_controller(scene: Scene) -> None:
+    """Ray Train's, which nobody starts again."""
+    for process in psutil.process_iter(["cmdline"]):
+        if "TrainController" in " ".join(process.info["cmdline"] or ()) and process.username() == psutil.Process().username():
+            process.kill()
+
+
+def add_node(scene: Scene) -> None:
+    scene.machines.nodes.append(scene.machines.cluster.add_node(num_cpus=1))
+
+
+def remove_node(scene: Scene) -> None:
+    """The newest, with all that runs on it, at once."""
+    scene.machines.cluster.remove_node(scene.machines.nodes.pop(), allow_graceful=False)
+
+
+def drain_node(scene: Scene, deadline_s: int) -> None:
+    """The newest is taken away in so many seconds, which Ray is told."""
+    node = scene.machines.nodes.pop()
+    command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", scene.machines.cluster.address]
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(deadline_s)]
+    subprocess.run([*command, "--node-id", node.node_id, *reason], check=True, capture_output=True)
+
+
+def corrupt_newest_checkpoint(scene: Scene) -> None:
+    """One byte in the middle of its weights."""
+    weights = CheckpointStore(scene.run_dir).all()[-1].folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    weights.write_bytes(bytes(data))
+
+
+def _signal_worker(scene: Scene, rank: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(scene.workers()[rank], number)

@@ -1,0 +1,111 @@
+"""Workers, nodes and controllers come, go and die, on a cluster of several nodes on this machine: the run is the one it would have been."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raystage.config import Config
+from raystage.tracking.records import RunRecords
+from tests.faults import (
+    Machines,
+    Trained,
+    add_node,
+    at_step,
+    drain_node,
+    freeze_worker,
+    kill_controller,
+    kill_train_controller,
+    kill_worker,
+    remove_node,
+)
+from tests.training.made_run import configure, losses, train_here
+
+STEPS = 600
+RUN = [
+    f"training.duration={STEPS} steps",
+    "training.preflight=false",
+    "checkpoint.every_steps=25",
+    "runtime.engine=ray",
+    "runtime.resize_check_s=0.5",
+    "validation.every_steps=200",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elastic")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> RunRecords:
+    """The same run on one rank, without Ray, and left alone."""
+    return train_here(run(folder, "alone"))
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    with Machines(n_cpus=1) as machines:
+        yield machines
+
+
+def run(folder: Path, name: str, *more: str) -> Config:
+    return configure(folder, [f"name={name}", *RUN, *more])
+
+
+def assert_same_run(records: RunRecords, alone: RunRecords, bitwise: bool) -> None:
+    """The same tokens in the same order, the same decisions, the same losses, each step once."""
+    assert [r["step"] for r in records.train] == list(range(1, STEPS + 1))
+    assert [r["batch_crc32"] for r in records.train] == [r["batch_crc32"] for r in alone.train]
+    assert [(d["kind"], d["effective_step"]) for d in records.decisions] == [(d["kind"], d["effective_step"]) for d in alone.decisions]
+    if bitwise:
+        assert losses(records) == losses(alone)
+    for (step, ours), (_, theirs) in zip(losses(records), losses(alone), strict=True):
+        assert math.isclose(ours, theirs, rel_tol=1e-4), step
+
+
+def groups(trained: Trained) -> list[tuple[int, int]]:
+    """First step and size of every group of workers."""
+    return [(r["step"], r["world_size"]) for r in trained.records.starts]
+
+
+def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone: RunRecords, machines: Machines) -> None:
+    trained = machines.train(
+        run(folder, "elastic", "runtime.workers={min: 1, max: 3}"),
+        [
+            at_step(60, add_node),
+            at_step(150, add_node),
+            at_step(260, drain_node, deadline_s=60),
+            at_step(360, kill_worker, rank=1),
+            at_step(460, remove_node),
+        ],
+    )
+    assert trained.finished
+    assert [size for _, size in groups(trained)] == [1, 2, 3, 2, 2, 1], trained.said
+    assert_same_run(trained.records, alone, bitwise=False)
+
+
+def test_controllers_and_a_frozen_worker_are_survived_bit_by_bit(folder: Path, alone: RunRecords, machines: Machines) -> None:
+    trained = machines.train(
+        run(folder, "broken", "runtime.workers=1", "runtime.stall_minutes=0.1", "runtime.decision_timeout_s=1"),
+        [
+            at_step(60, kill_controller),
+            at_step(150, kill_train_controller),
+            at_step(300, freeze_worker, rank=0),
+            at_step(420, kill_worker, rank=0),
+        ],
+    )
+    assert trained.finished
+    assert [size for _, size in groups(trained)] == [1, 1, 1, 1], trained.said
+    assert_same_run(trained.records, alone, bitwise=True)
+
+
+def test_each_stage_takes_its_own_workers_and_no_step_is_repeated(folder: Path, alone: RunRecords, machines: Machines) -> None:
+    while machines.nodes:
+        machines.cluster.remove_node(machines.nodes.pop())
+    machines.cluster.add_node(num_cpus=1)
+    trained = machines.train(run(folder, "staged", "runtime.stage_workers=[1, 1, {min: 1, max: 2}]"))
+    changes = [d["effective_step"] - 1 for d in alone.decisions]
+    assert groups(trained) == [(0, 1), (changes[1], 2)], trained.said
+    assert_same_run(trained.records, alone, bitwise=False)
