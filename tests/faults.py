@@ -6,13 +6,14 @@ with Machines(1) as machines:
 
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,17 @@ _POLL_S = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """Something that happens once the run's records reach a step; `what`: its name and its arguments."""
+    """Something that happens once the run's records reach a step, and a number of workers; `what`: its name and its arguments."""
 
     step: int
+    n_workers: int | None
     happen: Callable[["Scene"], None]
     what: str
 
 
-def at_step(step: int, action: Callable[..., None], **how: Any) -> Fault:
+def at_step(step: int, action: Callable[..., None], n_workers: int | None = None, **how: Any) -> Fault:
     words = ", ".join(f"{name}={value}" for name, value in how.items())
-    return Fault(step, lambda scene: action(scene, **how), f"{action.__name__}({words})")
+    return Fault(step, n_workers, lambda scene: action(scene, **how), f"{action.__name__}({words})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Machines:
         # workers are started by nodes, which know nothing of pytest's import path
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": self._n_cpus, "include_dashboard": False})
-        ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -73,13 +75,17 @@ class Machines:
         self.cluster.shutdown()
 
     def train(self, config: Config, faults: Sequence[Fault] = ()) -> Trained:
-        """Trains in this process's main thread while the faults happen in another. What they break stays broken."""
+        """Trains in a thread while the faults happen in this one: Ray starts nodes from the main thread alone."""
         assignment, begin_s = assign(config), time.monotonic()
         said: list[tuple[float, str]] = []
         scene = Scene(self, config, assignment.run_dir, begin_s)
         engine = RayEngine(config)
-        with scene.playing(faults):
-            finished = engine.train(assignment, lambda line: said.append((time.monotonic() - begin_s, line)))
+        with ThreadPoolExecutor(1) as pool:
+            training = pool.submit(engine.train, assignment, lambda line: said.append((time.monotonic() - begin_s, line)))
+            scene.play(faults, training)
+            finished = training.result()
+        missing = [fault.what for fault in faults[len(scene.happened) :]]
+        assert not missing, f"the run was over before {missing}"
         return Trained(RunRecords.load(assignment.run_dir), finished, said, scene.happened)
 
 
@@ -89,20 +95,7 @@ class Scene:
     def __init__(self, machines: Machines, config: Config, run_dir: Path, begin_s: float) -> None:
         self.machines, self.config, self.run_dir, self._begin_s = machines, config, run_dir, begin_s
         self.happened: list[tuple[float, int, str]] = []
-        self._over = threading.Event()
-        self._size_bytes, self._newest_step = 0, 0
-
-    @contextlib.contextmanager
-    def playing(self, faults: Sequence[Fault]) -> Iterator[None]:
-        thread = threading.Thread(target=self._play, args=(list(faults),))
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
-        missing = [fault.what for fault in faults[len(self.happened) :]]
-        assert not missing, f"the run was over before {missing}"
+        self._size_bytes = self._newest_step = self._n_workers = 0
 
     def step(self) -> int:
         """Of the newest training record."""
@@ -113,21 +106,24 @@ class Scene:
             with path.open("rb") as file:
                 file.seek(max(0, size_bytes - 20_000))
                 records = [parse_line(line) or {} for line in file.read().split(b"\n")[1:-1]]
-            steps = [record["step"] for record in records if record.get("kind") == "train"]
-            self._newest_step = steps[-1] if steps else self._newest_step
+            for record in records:
+                if record.get("kind") == "train":
+                    self._newest_step, self._n_workers = record["step"], record["world_size"]
         return self._newest_step
 
     def workers(self) -> dict[int, int]:
         """Process ids by rank, once all workers of the group have begun."""
         actor = ray.get_actor(controller_name(self.config.name))
-        workers: dict[int, tuple[str, int]] = ray.get(actor.workers.remote(), timeout=10)
+        workers: Any = ray.get(actor.workers.remote(), timeout=10)
         return {rank: process_id for rank, (_, process_id) in workers.items()}
 
-    def _play(self, faults: list[Fault]) -> None:
+    def play(self, faults: Sequence[Fault], training: Future[bool]) -> None:
+        """Each fault when its step has come, in order, until training is over."""
         for fault in faults:
-            while self.step() < fault.step:
-                if self._over.wait(_POLL_S):
+            while self.step() < fault.step or fault.n_workers not in (None, self._n_workers):
+                if training.done():
                     return
+                time.sleep(_POLL_S)
             self.happened.append((time.monotonic() - self._begin_s, self.step(), fault.what))
             fault.happen(self)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from raystage.tracking.records import parse_line
 
 FAILURES_FILE = "failures.jsonl"
+_OF_PEERS = ("gloo", "NCCL", "ProcessGroup", "Connection closed by peer", "Connection reset by peer", "Connection refused")
+_MAX_SHOWN = 300  # characters of an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Failure:
 
 def note_failure(run_dir: Path, attempt: int, rank: int, where: tuple[int, list[int]], error: Exception) -> None:
     """Adds a line; several workers may do so at once."""
-    first_line = (str(error).strip() or "no message").splitlines()[0]
+    first_line = (str(error).strip() or "no message").splitlines()[0][:_MAX_SHOWN]
     record = {"attempt": attempt, "rank": rank, "step": where[0], "rows": where[1], "error": f"{type(error).__name__}: {first_line}"}
     with (run_dir / FAILURES_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
@@ -39,9 +41,10 @@ def failures_of(run_dir: Path) -> list[Failure]:
 
 
 def cause(failures: list[Failure]) -> Failure | None:
-    """The failure that the others of its attempt follow from: ranks whose peer is gone fail too, and say so of their connection."""
-    own = [failure for failure in failures if not any(word in failure.error for word in _OF_PEERS)]
-    return next(iter(own or failures), None)
+    """The first failure that is a worker's own; None where all of them follow from a peer that is gone without a word."""
+    return next((failure for failure in failures if not is_of_peers(failure.error)), None)
 
 
-_OF_PEERS = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "NCCL", "gloo")
+def is_of_peers(error: str) -> bool:
+    """Whether it tells of a broken connection to another worker."""
+    return any(word in error for word in _OF_PEERS)

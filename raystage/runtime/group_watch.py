@@ -9,6 +9,7 @@ from raystage.runtime.capacity import capacity
 from raystage.runtime.controller_actor import DriverController, Word
 from raystage.runtime.ray_fit import kill_workers
 from raystage.runtime.ray_nodes import ray_nodes
+from raystage.tracking.plain_lines import workers
 from raystage.training.ports import Ask
 from raystage.training.worker_range import Workers
 
@@ -47,25 +48,25 @@ class GroupWatch:
         nodes, ours = ray_nodes(), Counter(node_id for node_id, _ in self._controller.workers().values())
         if sum(ours.values()) < self._n_workers:
             return  # not all of them have begun
-        leaving = [node.node_id for node in nodes if node.is_leaving and node.node_id in ours]
+        leaving = any(node.is_leaving and node.node_id in ours for node in nodes)
         room = min(capacity(nodes, self._need, ours), self._wanted.high)
         if leaving:
-            self._leave_because(f"{len(leaving)} of the nodes in use will be taken away")
+            self._leave_because("a node in use will be taken away")
         elif room > self._n_workers and self._room_before > self._n_workers:
-            self._leave_because(f"there is room for {room}")
+            self._leave_because(f"there is room for {workers(room)}")
         self._room_before = room
 
     def _leave_because(self, reason: str) -> None:
         self._leave = True
-        self._say(f"{reason}: the {self._n_workers} workers save and leave, and training goes on with those that fit")
+        self._say(f"{reason}: the present {workers(self._n_workers)} will save and leave, and training goes on with all that fit")
 
     def _end_silence(self, word: Word) -> None:
         """Workers that hang, one of them frozen perhaps, end by being killed."""
         if word.age_s < 60 * self._runtime.stall_minutes or self._killed:
             return
-        workers = self._controller.workers()
-        if len(workers) < self._n_workers:
+        group = self._controller.workers()
+        if len(group) < self._n_workers:
             return  # on their way: Ray has limits of its own for that
         self._killed = True
         self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes={self._runtime.stall_minutes:g}): the workers are killed")
-        kill_workers(list(workers.values()))
+        kill_workers(list(group.values()))

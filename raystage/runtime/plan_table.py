@@ -44,9 +44,8 @@ def _end(config: Config, stage: PlannedStage) -> str:
         return f"run, {config.training.duration}"
     if change.at is not None:
         return f"at {change.at:.1%}: {change}"
-    latest = "" if stage.latest is None else f" or {stage.latest:.0%}"
     kinds = ["both"] if change.kind == "depth+width" else change.kind.split("+")
-    return f"slope > {max(getattr(thresholds, kind) for kind in kinds)}{latest}: {change}"
+    return f"slope > {max(getattr(thresholds, kind) for kind in kinds)}: {change}"
 
 
 def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> str:
@@ -55,6 +54,8 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
     lines = [f"in all {sum(stage.flops for stage in stages) / static:.0%} of the FLOPs of the target on as many tokens"]
     if not all(stage.by_clock for stage in stages):
         lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
+    if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
+        lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
     if not is_measured:
         lines.append("--measure adds times, from one micro-batch of each stage on this machine")
         if parse_duration(config.training.duration).unit == "hours":

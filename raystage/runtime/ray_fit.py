@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -19,6 +20,7 @@ from raystage.config import ConfigError
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.controller_actor import ActorController
+from raystage.runtime.failures import is_of_peers
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.ports import Ask, Ending
@@ -131,8 +133,11 @@ def _read_mark(folder: Path, number: int) -> dict[str, Any]:
 
 
 def _cause(error: Exception) -> str:
-    """The last line of the innermost error that a worker raised."""
-    failures = getattr(error, "worker_failures", None)
-    inner = next(iter(failures.values())) if failures else error
+    """In one line: a worker that is gone before what the others say of it, else the last line of the innermost error."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank, failure in failures.items():
+        if isinstance(failure, RayActorError):
+            return f"the process of worker {rank} is gone: killed, out of memory, or its node with it"
+    inner = next((failure for failure in failures.values() if not is_of_peers(str(failure))), None) or error
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     return lines[-1] if lines else type(inner).__name__

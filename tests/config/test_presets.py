@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from raystage.cli import app
@@ -30,9 +31,10 @@ def test_the_promised_presets_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_loads_and_its_plan_prints(path: Path) -> None:
+def test_every_preset_loads_and_its_plan_prints(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(path)
-    done = CliRunner().invoke(app, ["plan", str(path)], env={"COLUMNS": "200"})
+    monkeypatch.setattr("raystage.cli._terminal", Console(highlight=False, width=200))
+    done = CliRunner().invoke(app, ["plan", str(path)])
     assert done.exit_code == 0, done.output
     rows = [line for line in done.output.splitlines() if line.strip()[:1].isdecimal()]
     assert len(rows) == 1 + sum(change_counts(config).values())

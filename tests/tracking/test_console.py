@@ -125,7 +125,7 @@ def test_plain_progress_only_once_an_interval() -> None:
 def test_a_resumed_run_does_not_print_its_past() -> None:
     console, out = plain_console(line_interval_s=60.0)
     restart = {"kind": "start", "attempt": 2, "step": 230, "time_s": 40.0, "world_size": 1, "device": "cpu", "run_id": None}
-    console.consume([*[record for record in METRICS if record["step"] <= 230], restart], DECISIONS[:2])
+    console.consume([*[record for record in METRICS if record["step"] <= 230], restart], DECISIONS[:1])
     assert out.getvalue().splitlines() == ["start at step 230 on 1 worker, cpu, attempt 2"]
 
 

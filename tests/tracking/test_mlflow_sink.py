@@ -83,7 +83,7 @@ def test_a_whole_run(tmp_path: Path, store: str) -> None:
     assert run.data.metrics["seq_len_tokens"] == 64.0
     assert run.data.params["training.optimizer.lr"] == "0.001"
     assert run.data.params["data.sources.0.kind"] == "stdlib"
-    assert run.data.tags["decision.1"].startswith("length 32→64 at step 50 (slope -0.0999")
+    assert run.data.tags["decision.1"].startswith("length 32→64 at step 51 (slope -0.0999")
     assert run.data.tags["host"] == "h"
     assert (run.info.status, run.info.run_name) == ("FINISHED", "made")
     assert list(Path(run.info.artifact_uri).rglob("config.yaml"))
