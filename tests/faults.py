@@ -115,7 +115,7 @@ class Scene:
         """Process ids by rank, once all workers of the group have begun."""
         actor = ray.get_actor(controller_name(self.config.name))
         workers: Any = ray.get(actor.workers.remote(), timeout=10)
-        return {rank: process_id for rank, (_, process_id) in workers.items()}
+        return {rank: worker.process_id for rank, worker in workers.items()}
 
     def play(self, faults: Sequence[Fault], training: Future[bool]) -> None:
         """Each fault when its step has come, in order, until training is over."""

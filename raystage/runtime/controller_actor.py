@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup
 
 from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
@@ -26,6 +27,15 @@ class Word:
     age_s: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """Where a worker is. `placement`: the placement group that holds its resources, which outlives a controller that is killed."""
+
+    node_id: str
+    process_id: int
+    placement: PlacementGroup | None
+
+
 class ControllerShell:
     """Holds the controller's state between calls, and what the driver asks of rank 0. What it forgets by dying, they tell it again."""
 
@@ -35,7 +45,7 @@ class ControllerShell:
         self._attempt = 0
         self._ask: Ask | None = None
         self._step, self._heard_s = -1, time.monotonic()
-        self._workers: dict[int, tuple[str, int]] = {}
+        self._workers: dict[int, Worker] = {}
 
     def restore(self, attempt: int, state: State) -> None:
         """Takes rank 0's word for the state; earlier attempts are fenced off from then on."""
@@ -63,13 +73,13 @@ class ControllerShell:
         """The workers of a new group are on their way."""
         self._workers, self._heard_s = {}, time.monotonic()
 
-    def join(self, rank: int, node_id: str, process_id: int) -> None:
+    def join(self, rank: int, worker: Worker) -> None:
         """A worker has begun."""
-        self._workers[rank] = (node_id, process_id)
+        self._workers[rank] = worker
         self._heard_s = time.monotonic()
 
-    def workers(self) -> dict[int, tuple[str, int]]:
-        """Node and process id of each worker of the group that has begun, by rank."""
+    def workers(self) -> dict[int, Worker]:
+        """Those of the group that have begun, by rank."""
         return self._workers
 
 
@@ -132,7 +142,7 @@ class DriverController:
         self._call(self._actor.ask, None)
         self._call(self._actor.begin_group)
 
-    def workers(self) -> dict[int, tuple[str, int]]:
+    def workers(self) -> dict[int, Worker]:
         return self._call(self._actor.workers) or {}
 
     def _call(self, method: Any, *arguments: Any) -> Any:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 
 from raystage.config.schema import Runtime
 from raystage.runtime.capacity import capacity
-from raystage.runtime.controller_actor import DriverController, Word
+from raystage.runtime.controller_actor import DriverController, Word, Worker
 from raystage.runtime.ray_fit import kill_workers
 from raystage.runtime.ray_nodes import ray_nodes
-from raystage.tracking.plain_lines import workers
+from raystage.tracking import plain_lines
 from raystage.training.ports import Ask
 from raystage.training.worker_range import Workers
 
 
 class GroupWatch:
-    """Asks the workers to stop or to leave. `reached_step`: the furthest that they told of."""
+    """Asks the workers to stop or to leave. `workers`: those that have begun, by rank; `reached_step`: the furthest they told of."""
 
     def __init__(
         self,
@@ -31,11 +31,14 @@ class GroupWatch:
         self._looked_s = time.monotonic()
         self._room_before = n_workers
         self._leave = self._killed = False
+        self.workers: dict[int, Worker] = {}
         self.reached_step = -1
 
     def look(self, stop: bool) -> None:
         """Called often; again and again, since an actor that died and came back has forgotten what was asked."""
         ask: Ask | None = "stop" if stop else "leave" if self._leave else None
+        if len(self.workers) < self._n_workers:
+            self.workers = self._controller.workers()
         word = self._controller.ask(ask)
         if word is not None:
             self.reached_step = max(self.reached_step, word.step)
@@ -45,28 +48,27 @@ class GroupWatch:
             self._look_at_nodes()
 
     def _look_at_nodes(self) -> None:
-        nodes, ours = ray_nodes(), Counter(node_id for node_id, _ in self._controller.workers().values())
-        if sum(ours.values()) < self._n_workers:
+        if len(self.workers) < self._n_workers:
             return  # not all of them have begun
+        nodes, ours = ray_nodes(), Counter(worker.node_id for worker in self.workers.values())
         leaving = any(node.is_leaving and node.node_id in ours for node in nodes)
         room = min(capacity(nodes, self._need, ours), self._wanted.high)
         if leaving:
             self._leave_because("a node in use will be taken away")
         elif room > self._n_workers and self._room_before > self._n_workers:
-            self._leave_because(f"there is room for {workers(room)}")
+            self._leave_because(f"there is room for {plain_lines.workers(room)}")
         self._room_before = room
 
     def _leave_because(self, reason: str) -> None:
         self._leave = True
-        self._say(f"{reason}: the present {workers(self._n_workers)} will save and leave, and training goes on with all that fit")
+        self._say(f"{reason}: {plain_lines.workers(self._n_workers)} will save and leave, and training goes on with all that fit")
 
     def _end_silence(self, word: Word) -> None:
         """Workers that hang, one of them frozen perhaps, end by being killed."""
         if word.age_s < 60 * self._runtime.stall_minutes or self._killed:
             return
-        group = self._controller.workers()
-        if len(group) < self._n_workers:
+        if len(self.workers) < self._n_workers:
             return  # on their way: Ray has limits of its own for that
         self._killed = True
         self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes={self._runtime.stall_minutes:g}): the workers are killed")
-        kill_workers(list(group.values()))
+        kill_workers(list(self.workers.values()))

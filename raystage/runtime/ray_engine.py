@@ -18,7 +18,7 @@ from raystage.runtime.engine import EngineError
 from raystage.runtime.failures import failures_of
 from raystage.runtime.group_watch import GroupWatch
 from raystage.runtime.ray_cluster import connect, needs_gpu, worker_need
-from raystage.runtime.ray_fit import Fit, GroupEnd
+from raystage.runtime.ray_fit import Fit, GroupEnd, free_resources
 from raystage.runtime.ray_nodes import ray_nodes
 from raystage.runtime.restarts import Restarts
 from raystage.runtime.run_folder import RunFolder
@@ -68,6 +68,7 @@ class RayEngine:
             watch = GroupWatch(controller, wanted, n_workers, self._need, self._runtime, say)
             end = self._follow(fit, watch)
             n_before = n_workers
+            free_resources(list(watch.workers.values()))
             if end.ending == "finished":
                 return True
             if end.ending == "stopped" or (end.ending == "left" and self._stop_asked.is_set()):

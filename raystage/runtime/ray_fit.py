@@ -14,12 +14,13 @@ import ray.train
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raystage.config import ConfigError
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
-from raystage.runtime.controller_actor import ActorController
+from raystage.runtime.controller_actor import ActorController, Worker
 from raystage.runtime.failures import is_of_peers
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.training.checkpoint import CheckpointError
@@ -77,11 +78,19 @@ class Fit(threading.Thread):
         return GroupEnd(ending=said.get("ending"), error="the workers ended without a word")
 
 
-def kill_workers(workers: Sequence[tuple[str, int]]) -> None:
-    """Ends worker processes, given by node and process id, for good: a frozen one heeds nothing else."""
-    kill = ray.remote(_kill).options(num_cpus=0, max_retries=0)
-    calls = [kill.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(pid) for node, pid in workers]
+def kill_workers(workers: Sequence[Worker]) -> None:
+    """Ends worker processes for good: a frozen one heeds nothing else."""
+    kill, there = ray.remote(_kill), NodeAffinitySchedulingStrategy
+    calls = [
+        kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there(w.node_id, soft=False)).remote(w.process_id) for w in workers
+    ]
     ray.wait(calls, num_returns=len(calls), timeout=30)
+
+
+def free_resources(workers: Sequence[Worker]) -> None:
+    """Gives back what a group held whose controller was killed; Ray's own cleaner needs the dashboard for it."""
+    for placement in {worker.placement for worker in workers if worker.placement is not None}:
+        remove_placement_group(placement)
 
 
 def _kill(process_id: int) -> None:
@@ -109,7 +118,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
 
 def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> Ending:
     runtime, context = assignment.config.runtime, ray.train.get_context()
-    controller.join.remote(ranks.rank, ray.get_runtime_context().get_node_id(), os.getpid())
+    controller.join.remote(ranks.rank, Worker(ray.get_runtime_context().get_node_id(), os.getpid(), get_current_placement_group()))
     device = pick_device("cuda" if runtime.device != "cpu" and ray.get_gpu_ids() else "cpu", context.get_local_rank())
     threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     handle: list[ActorController] = []
@@ -134,6 +143,8 @@ def _read_mark(folder: Path, number: int) -> dict[str, Any]:
 
 def _cause(error: Exception) -> str:
     """In one line: a worker that is gone before what the others say of it, else the last line of the innermost error."""
+    if isinstance(error, RayActorError):
+        return "Ray Train's controller is gone: killed, or out of memory"
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in failures.items():
         if isinstance(failure, RayActorError):
