@@ -3,6 +3,7 @@
 import types
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PretrainedConfig
 
 from raystage.config.schema import Checkpoint
@@ -10,8 +11,9 @@ from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import is_sharded
 from raystage.growth.tensors import TrainingTensors
 from raystage.training.checkpoint import CheckpointStore
+from raystage.training.host_copy import HostMemory
 from raystage.training.manifest import Manifest
-from raystage.training.sharded_files import in_host_memory, together
+from raystage.training.sharded_files import together
 
 _MAX_WAITING = 2  # copies of the state in memory: the one before a growth and the one after it
 
@@ -22,6 +24,8 @@ class Saver:
 
     def __init__(self, store: CheckpointStore, settings: Checkpoint, ranks: Ranks | None = None) -> None:
         self._store, self._settings, self._ranks = store, settings, ranks or Ranks()
+        saving = self._ranks.saving
+        self._memory = HostMemory(DeviceMesh.from_group(saving, "cpu") if saving is not None else None)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []
         self._failed = False
@@ -44,7 +48,8 @@ class Saver:
         self.check()
         while len(self._writing) >= _MAX_WAITING:
             self._writing.pop(0).result()
-        self._writing.append(self._writer.submit(self._write, manifest, config, self._in_host_memory(tensors, copy=not frozen)))
+        tensors = self._memory.as_they_are(tensors) if frozen else self._memory.copy(tensors)
+        self._writing.append(self._writer.submit(self._write, manifest, config, tensors, not frozen))
 
     def check(self) -> None:
         """Raises what the writer has met by now."""
@@ -58,7 +63,7 @@ class Saver:
         for future in writing:
             future.result()
 
-    def _write(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> None:
+    def _write(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, is_copy: bool) -> None:
         if self._failed:
             return
         try:
@@ -72,12 +77,9 @@ class Saver:
         except BaseException:
             self._failed = True
             raise
+        if is_copy:
+            self._memory.give_back(tensors)
 
     def _retire(self) -> None:
         if self._ranks.is_first:
             self._store.retire(self._settings.keep_last, self._settings.keep_best)
-
-    def _in_host_memory(self, tensors: TrainingTensors, copy: bool) -> TrainingTensors:
-        group = self._ranks.saving
-        states = {name: in_host_memory(fields, group, copy) for name, fields in tensors.states.items()}
-        return TrainingTensors(in_host_memory(tensors.parameters, group, copy), states, tensors.optimizer)

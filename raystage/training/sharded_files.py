@@ -7,10 +7,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from raystage.data.durable import digest
 from raystage.growth.tensors import TrainingTensors
@@ -18,8 +16,8 @@ from raystage.training.checkpoint_files import OPTIMIZER_CLASS_FILE, OPTIMIZER_S
 from raystage.training.weight_files import MODEL_SHARDS
 
 
-class OtherRankError(OSError):
-    """Another rank could not do its part; the message is its own."""
+class ShardError(OSError):
+    """A rank could not do its part of a checkpoint; every rank raises it, and the message is that rank's own."""
 
 
 @contextlib.contextmanager
@@ -34,23 +32,9 @@ def together(group: dist.ProcessGroup) -> Iterator[None]:
     dist.all_gather_object(said, failed and f"{type(failed).__name__}: {failed}", group=group)
     if failed is not None:
         raise failed
-    for rank, words in enumerate(said):
+    for other, words in enumerate(said):
         if words is not None:
-            raise OtherRankError(f"rank {rank} could not write its part of a checkpoint ({words})")
-
-
-def in_host_memory(tensors: dict[str, Tensor], group: dist.ProcessGroup | None, copy: bool) -> dict[str, Tensor]:
-    """The tensors on the CPU, sharded ones on a mesh of the `group` of writers; copies in any case where `copy` is true."""
-    mesh = DeviceMesh.from_group(group, "cpu") if group is not None else None
-    return {name: _moved(tensor.detach(), mesh, copy) for name, tensor in tensors.items()}
-
-
-def _moved(tensor: Tensor, mesh: DeviceMesh | None, copy: bool) -> Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor.to("cpu", copy=copy)
-    assert mesh is not None
-    local = tensor.to_local().to("cpu", copy=copy)
-    return DTensor.from_local(local, mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+            raise ShardError(f"rank {other} could not write its part of a checkpoint ({words})")
 
 
 def write_shards(folder: Path, tensors: TrainingTensors, group: dist.ProcessGroup) -> dict[str, str]:
@@ -59,8 +43,11 @@ def write_shards(folder: Path, tensors: TrainingTensors, group: dist.ProcessGrou
     Every rank calls it, and it raises on all of them when one fails.
     """
     for name, members in ((MODEL_SHARDS, tensors.parameters), (OPTIMIZER_SHARDS, flatten_states(tensors.states))):
-        with together(group):
+        try:
             dcp.save(members, storage_writer=HuggingFaceStorageWriter(str(folder / name), save_distributed=True), process_group=group)
+        except CheckpointException as error:  # on every rank, and no Exception
+            rank, (cause, _) = next(iter(error.failures.items()))
+            raise ShardError(f"rank {rank} could not write its part of a checkpoint ({type(cause).__name__}: {cause})") from error
     is_first = dist.get_rank(group) == 0
     mine: dict[str, str] = {}
     with together(group):

@@ -1,5 +1,7 @@
 """FSDP2: a trainee whose parameters are spread over the ranks, made fresh, empty, or by growth of another one."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -24,38 +26,50 @@ def shards(config: Config, ranks: Ranks) -> bool:
     return config.training.strategy == "fsdp" and ranks.world_size > 1
 
 
-def shard(trainee: Trainee, mesh: DeviceMesh) -> Trainee:
+@dataclasses.dataclass(frozen=True)
+class Sharding:
+    """How a trainee is sharded: over all ranks in a row, on the process group that is there."""
+
+    mesh: DeviceMesh
+    device: torch.device
+    compiled: bool
+
+
+def sharding_of(config: Config, device: Device, ranks: Ranks) -> Sharding:
+    """That of a run."""
+    mesh = init_device_mesh(device.torch_device.type, (ranks.world_size,))
+    return Sharding(mesh, device.torch_device, config.training.compile)
+
+
+def shard(trainee: Trainee, how: Sharding) -> Trainee:
     """Shards it in place, each block on its own, and moves it to the device of the mesh; every rank has the same values."""
     prefix = get_family(trainee.spec.family).axes(trainee.spec).block_prefix
     for block in trainee.model.get_submodule(prefix.removesuffix(".{}.")).children():
-        fully_shard(block, mesh=mesh)
+        if how.compiled:
+            block.compile(dynamic=True)  # what gathers and frees its parameters stays outside of compiled code
+        fully_shard(block, mesh=how.mesh)
     # around the loss: the head is used outside of the model's own forward
-    fully_shard(trainee, mesh=mesh)
+    fully_shard(trainee, mesh=how.mesh)
     register_fsdp_forward_method(trainee, "losses")
     return trainee
 
 
-def mesh_of(device: Device, ranks: Ranks) -> DeviceMesh:
-    """All ranks in a row; it uses the process group that is there."""
-    return init_device_mesh(device.torch_device.type, (ranks.world_size,))
-
-
-def empty_sharded(spec: ModelSpec, device: Device, ranks: Ranks) -> Trainee:
+def empty_sharded(spec: ModelSpec, how: Sharding) -> Trainee:
     """A sharded trainee whose parameters have memory and no values yet."""
     family = get_family(spec.family)
     trainee = Trainee(family.build_empty(family.config(spec)), spec)
-    allocate(trainee.model, lambda _: shard(trainee, mesh_of(device, ranks)), device.torch_device)
+    allocate(trainee.model, lambda _: shard(trainee, how), how.device)
     return trainee
 
 
 def grow_sharded(
-    tensors: TrainingTensors, before: ModelSpec, after: ModelSpec, method: Method, device: Device, ranks: Ranks
+    tensors: TrainingTensors, before: ModelSpec, after: ModelSpec, method: Method, how: Sharding
 ) -> tuple[Trainee, TrainingTensors]:
     """The grown trainee and its tensors, from those of a sharded one, which stay; one whole parameter in memory at a time."""
     growth = Growth(before, after, method)
     sources = {name: source for name, source, _ in growth.parameters(tensors.parameters)}
     trainee = Trainee(get_family(after.family).build_empty(growth.config), after)
-    _, place = sharded_like(trainee.model, lambda _: shard(trainee, mesh_of(device, ranks)), tensors.parameters, sources)
+    _, place = sharded_like(trainee.model, lambda _: shard(trainee, how), tensors.parameters, sources)
     parameters = grow_parameters(growth, tensors.parameters, full, place)
     states = grow_states(growth, tensors.parameters, tensors.states, tensors.optimizer, full, place)
     return trainee, TrainingTensors(parameters, states, tensors.optimizer)

@@ -16,7 +16,7 @@ from raystage.pacing.stage import Shape, Taken
 from raystage.training.checkpoint_files import StoredTensors
 from raystage.training.counters import Counters
 from raystage.training.optimizer import make_optimizer, put_states, read_tensors
-from raystage.training.sharding import at_rest, empty_sharded, load_shards, mesh_of, shard, shards
+from raystage.training.sharding import at_rest, empty_sharded, load_shards, shard, sharding_of, shards
 
 _RECOMPILE_LIMIT = 128  # a plan's model sizes, each for one sequence and for several
 
@@ -64,7 +64,7 @@ def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tens
     model = build_with(family.config(spec), family, tensors.parameters) if tensors else build_model(spec, config.seed)
     if shards(config, ranks):
         assert tensors is None or not tensors.states, "the state of a sharded model is read in shards"
-        trainee = shard(Trainee(model, spec), mesh_of(device, ranks))
+        trainee = shard(Trainee(model, spec), sharding_of(config, device, ranks))
     else:
         trainee = Trainee(model.to(device.torch_device), spec)
     return equip(trainee, tensors, config, device, ranks)
@@ -77,7 +77,7 @@ def assemble_stored(spec: ModelSpec, config: Config, device: Device, ranks: Rank
     """
     if not shards(config, ranks):
         return assemble(spec, config, device, ranks, stored.load())
-    trainee = empty_sharded(spec, device, ranks)
+    trainee = empty_sharded(spec, sharding_of(config, device, ranks))
     return equip(trainee, load_shards(trainee.model, stored), config, device, ranks)
 
 
@@ -87,10 +87,12 @@ def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, dev
     if tensors is not None:
         put_states(tensors, trainee.model, optimizer)
     wrapped: nn.Module = trainee.train()
+    is_sharded = shards(config, ranks)
     if config.training.compile:
         # one code for all lengths and batch sizes, so one a model size; beyond the limit a size would silently run uncompiled
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
-        wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
-    if ranks.world_size > 1 and not shards(config, ranks):
+        if not is_sharded:  # there each block is compiled on its own
+            wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
+    if ranks.world_size > 1 and not is_sharded:
         wrapped = device.wrap(wrapped)
     return Machinery(trainee.spec, trainee, wrapped, optimizer, count_parameters(trainee.model))

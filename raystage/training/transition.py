@@ -14,7 +14,7 @@ from raystage.growth import grow
 from raystage.growth.gate import holds
 from raystage.pacing.point import Decision
 from raystage.pacing.stage import Change, take
-from raystage.training.sharding import grow_sharded, shards
+from raystage.training.sharding import grow_sharded, sharding_of, shards
 from raystage.training.stage_model import method_of, peak_lr, spec_of
 from raystage.training.state import TrainState, assemble, equip
 
@@ -55,7 +55,7 @@ def apply_growth(
     spec = spec_of(config, shape, old.spec.vocab_size, old.spec.eot_id)
     method = method_of(config, sum(taken))
     if shards(config, ranks):
-        new = equip(*grow_sharded(old.tensors(), old.spec, spec, method, device, ranks), config, device, ranks)
+        new = equip(*grow_sharded(old.tensors(), old.spec, spec, method, sharding_of(config, device, ranks)), config, device, ranks)
     else:
         new = assemble(spec, config, device, ranks, grow(old.tensors(), old.spec, spec, method))
     before, after = probe(old.trainee), probe(new.trainee)
