@@ -55,6 +55,10 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
     lines = [f"in all {sum(stage.flops for stage in stages) / static:.0%} of the FLOPs of the target on as many tokens"]
     if not all(stage.by_clock for stage in stages):
         lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
+    if config.training.strategy == "fsdp":
+        lines.append(
+            f"fsdp: the state of each model is shared out to {config.runtime.workers} workers; --measure takes one that holds all of it"
+        )
     if not is_measured:
         lines.append("--measure adds times, from one micro-batch of each stage on this machine")
         if parse_duration(config.training.duration).unit == "hours":

@@ -3,65 +3,86 @@
 Blocks of memory are kept from one copy to the next: fresh ones cost more than the copying, page-locked ones for a GPU much more.
 """
 
-from collections.abc import Callable
+import dataclasses
 
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Placement
 
-from raystage.growth.tensors import TrainingTensors
+from raystage.growth.tensors import OptimizerState, TrainingTensors
 
-_Blocks = dict[tuple[str, str], Tensor]  # by parameter and field of optimizer state, "" for the parameter itself
+_Key = tuple[str, str]  # parameter and field of optimizer state, "" for the parameter itself
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """How a tensor is spread over the ranks."""
+
+    placements: tuple[Placement, ...]
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HostCopy:
+    """A rank's part of every tensor, on the CPU, and how the whole is cut where it is. `is_own`: a copy, and not training's memory."""
+
+    parts: dict[_Key, Tensor]
+    cuts: dict[_Key, _Cut]
+    optimizer: str
+    is_own: bool
+
+    def tensors(self, mesh: DeviceMesh | None) -> TrainingTensors:
+        """As they were; sharded ones on `mesh`, the ranks that write. Slow for many tensors, so not while training waits."""
+        parameters: dict[str, Tensor] = {}
+        states: dict[str, OptimizerState] = {}
+        for (name, field), part in self.parts.items():
+            tensor = part
+            if (cut := self.cuts.get((name, field))) is not None:
+                assert mesh is not None
+                tensor = DTensor.from_local(part, mesh, cut.placements, run_check=False, shape=cut.shape, stride=cut.stride)
+            if field:
+                states.setdefault(name, {})[field] = tensor
+            else:
+                parameters[name] = tensor
+        return TrainingTensors(parameters, states, self.optimizer)
 
 
 class HostMemory:
-    """`mesh`: of the ranks that write, on the CPU, for sharded tensors. One set of blocks is kept at a time."""
+    """Makes copies; the memory of one that is given back serves the next."""
 
-    def __init__(self, mesh: DeviceMesh | None) -> None:
-        self._mesh = mesh
-        self._free: _Blocks = {}
+    def __init__(self) -> None:
+        self._free: dict[_Key, Tensor] = {}
 
-    def copy(self, tensors: TrainingTensors) -> TrainingTensors:
-        """The tensors copied; a sharded one stays sharded."""
-        free, self._free = self._free, {}
-
-        def copied(name: str, field: str, tensor: Tensor) -> Tensor:
-            block = free.pop((name, field), None)
-            if block is None or block.shape != tensor.shape or block.dtype != tensor.dtype:
-                block = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            return block.copy_(tensor, non_blocking=True)
-
-        copies = self._each(tensors, copied)
+    @torch.no_grad()
+    def copy(self, tensors: TrainingTensors, frozen: bool) -> HostCopy:
+        """Returns once all is in host memory. `frozen`: what lies there already is not copied."""
+        free = {} if frozen else self._free
+        if not frozen:
+            self._free = {}
+        parts, cuts = {}, {}
+        for key, tensor in _each(tensors):
+            part = tensor
+            if isinstance(tensor, DTensor):
+                part, cuts[key] = tensor.to_local(), _Cut(tuple(tensor.placements), tensor.shape, tensor.stride())
+            parts[key] = part.detach() if frozen and not part.is_cuda else _block(free.get(key), part).copy_(part, non_blocking=True)
         if any(tensor.is_cuda for tensor in tensors.parameters.values()):
             torch.cuda.current_stream().synchronize()
-        return copies
+        return HostCopy(parts, cuts, tensors.optimizer, not frozen)
 
-    def as_they_are(self, tensors: TrainingTensors) -> TrainingTensors:
-        """The tensors themselves where they lie in host memory, else copies."""
-        return self._each(tensors, lambda name, field, tensor: tensor.cpu())
-
-    def give_back(self, copies: TrainingTensors) -> None:
-        """Memory for the next copy; nobody looks at these any more."""
-        parameters = {(name, ""): _local(tensor) for name, tensor in copies.parameters.items()}
-        states = {(name, field): _local(tensor) for name, fields in copies.states.items() for field, tensor in fields.items()}
-        self._free = parameters | states
-
-    def _each(self, tensors: TrainingTensors, move: Callable[[str, str, Tensor], Tensor]) -> TrainingTensors:
-        parameters = {name: self._moved(name, "", tensor, move) for name, tensor in tensors.parameters.items()}
-        states = {
-            name: {field: self._moved(name, field, tensor, move) for field, tensor in fields.items()}
-            for name, fields in tensors.states.items()
-        }
-        return TrainingTensors(parameters, states, tensors.optimizer)
-
-    def _moved(self, name: str, field: str, tensor: Tensor, move: Callable[[str, str, Tensor], Tensor]) -> Tensor:
-        local = move(name, field, _local(tensor.detach()))
-        if not isinstance(tensor, DTensor):
-            return local
-        assert self._mesh is not None
-        return DTensor.from_local(local, self._mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+    def give_back(self, copy: HostCopy) -> None:
+        """Nobody looks at it any more."""
+        if copy.is_own:
+            self._free = copy.parts
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def _each(tensors: TrainingTensors) -> list[tuple[_Key, Tensor]]:
+    parameters = [((name, ""), tensor) for name, tensor in tensors.parameters.items()]
+    return parameters + [((name, field), tensor) for name, fields in tensors.states.items() for field, tensor in fields.items()]
+
+
+def _block(free: Tensor | None, like: Tensor) -> Tensor:
+    if free is not None and free.shape == like.shape and free.dtype == like.dtype:
+        return free
+    return torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)

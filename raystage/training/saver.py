@@ -11,7 +11,7 @@ from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import is_sharded
 from raystage.growth.tensors import TrainingTensors
 from raystage.training.checkpoint import CheckpointStore
-from raystage.training.host_copy import HostMemory
+from raystage.training.host_copy import HostCopy, HostMemory
 from raystage.training.manifest import Manifest
 from raystage.training.sharded_files import together
 
@@ -25,7 +25,8 @@ class Saver:
     def __init__(self, store: CheckpointStore, settings: Checkpoint, ranks: Ranks | None = None) -> None:
         self._store, self._settings, self._ranks = store, settings, ranks or Ranks()
         saving = self._ranks.saving
-        self._memory = HostMemory(DeviceMesh.from_group(saving, "cpu") if saving is not None else None)
+        self._mesh = DeviceMesh.from_group(saving, "cpu") if saving is not None else None
+        self._memory = HostMemory()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []
         self._failed = False
@@ -48,8 +49,7 @@ class Saver:
         self.check()
         while len(self._writing) >= _MAX_WAITING:
             self._writing.pop(0).result()
-        tensors = self._memory.as_they_are(tensors) if frozen else self._memory.copy(tensors)
-        self._writing.append(self._writer.submit(self._write, manifest, config, tensors, not frozen))
+        self._writing.append(self._writer.submit(self._write, manifest, config, self._memory.copy(tensors, frozen)))
 
     def check(self) -> None:
         """Raises what the writer has met by now."""
@@ -63,10 +63,11 @@ class Saver:
         for future in writing:
             future.result()
 
-    def _write(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, is_copy: bool) -> None:
+    def _write(self, manifest: Manifest, config: PretrainedConfig, copy: HostCopy) -> None:
         if self._failed:
             return
         try:
+            tensors = copy.tensors(self._mesh)
             if self._ranks.saving is not None and is_sharded(tensors.parameters):
                 self._store.save_shards(manifest, config, tensors, self._ranks.saving)
                 with together(self._ranks.saving):  # a rank that goes on after another's error would wait for it for ever
@@ -77,8 +78,7 @@ class Saver:
         except BaseException:
             self._failed = True
             raise
-        if is_copy:
-            self._memory.give_back(tensors)
+        self._memory.give_back(copy)
 
     def _retire(self) -> None:
         if self._ranks.is_first:

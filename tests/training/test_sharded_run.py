@@ -1,7 +1,6 @@
 """FSDP2 on gloo ranks: the losses of DDP and of one rank, through growth; shards that any strategy and number of ranks reads."""
 
 import itertools
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +18,17 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.export import export
 from raystage.runtime.grow_source import open_source
+from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.tracking.records import RunRecords
 from raystage.training import transition
 from raystage.training.checkpoint import CheckpointError, CheckpointStore, load_tensors
 from tests.gang import Gang, GangError, gang_of
-from tests.training.made_run import assign, configure, corpus_of, losses, train_here
+from tests.training.made_run import assign, configure, losses, train_here
 
 # 8 sequences a step over 2 and 3 ranks, 2 at a time: unequal numbers of micro-batches; rows of validation and probe alike
 BASE = ["training.preflight=false", "training.micro_batch_tokens=64", "validation.rows=7", "pacing.signal=probe", "pacing.probe_tokens=160"]
-PLAN = [*BASE, "training.duration=50 steps", "pacing.check_every_steps=5", "checkpoint.every_steps=10", "checkpoint.keep_last=9"]
+PLAN = [*BASE, "training.duration=50 steps", "pacing.check_every_steps=5", "checkpoint.every_steps=20", "checkpoint.keep_last=9"]
 FSDP = "training.strategy=fsdp"
 
 
@@ -114,7 +114,7 @@ def test_a_run_goes_on_under_any_strategy_and_number_of_ranks(
     assert_same_run(records, alone)
     # the same strategy and number: bit for bit
     config = configure(folder, ["name=stopped", *PLAN, FSDP])
-    for stop_after in (1, 3, 4, None):
+    for stop_after in (5, None):
         records = train(two, config, stop_after)
     assert losses(records) == losses(sharded)
     whole, parts = (CheckpointStore(folder / "runs" / name).all()[-1].folder for name in ("sharded", "stopped"))
@@ -133,9 +133,7 @@ def test_a_checkpoint_has_every_ranks_files_and_checksums_and_the_sizes_before_g
     assert [s.manifest.reason for s in stored if s.manifest.pinned] == ["before-2", "before-3", "end"]
     for checkpoint in stored:
         files = {str(path.relative_to(checkpoint.folder)) for path in checkpoint.folder.rglob("*") if path.is_file()}
-        assert files == {*checkpoint.manifest.files, "config.json", "generation_config.json", "manifest.json"} - (
-            set() if "generation_config.json" in files else {"generation_config.json"}
-        )
+        assert files == {*checkpoint.manifest.files, "config.json", "manifest.json"}
         assert sum(name.startswith("model-shards/shard-") for name in files) == 2
         tensors = load_tensors(checkpoint.folder)
         assert tensors.parameters["transformer.wte.weight"].shape[1] == checkpoint.manifest.shape.d_model
@@ -249,7 +247,10 @@ def test_llama_with_fewer_heads_for_keys(folder: Path, two: Gang, three: Gang, t
     assert_same_run(train(three, config), one)
 
 
-def test_what_cannot_be_sharded_is_refused(folder: Path) -> None:
+def test_the_strategy_may_change_and_what_cannot_be_sharded_is_refused(folder: Path) -> None:
+    run = RunFolder.of(configure(folder, ["name=changed"]))
+    run.path.mkdir(parents=True)
+    assert run.accept(configure(folder, ["name=changed"])) == []
+    assert run.accept(configure(folder, ["name=changed", FSDP])) == ["training.strategy: ddp -> fsdp"]
     with pytest.raises(ConfigError, match=r"training.strategy=fsdp: .*adafactor.*; use adamw or sgd"):
         configure(folder, [FSDP, "training.optimizer.kind=adafactor"])
-    assert json.dumps(corpus_of(configure(folder)).digest)
