@@ -17,6 +17,7 @@ from raystage.training.checkpoint_files import StoredTensors
 from raystage.training.counters import Counters
 from raystage.training.optimizer import make_optimizer, put_states, read_tensors
 from raystage.training.sharding import at_rest, empty_sharded, load_shards, shard, sharding_of, shards
+from raystage.training.tensor_pieces import CheckpointError
 
 _RECOMPILE_LIMIT = 128  # a plan's model sizes, each for one sequence and for several
 
@@ -73,12 +74,22 @@ def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tens
 def assemble_stored(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, stored: StoredTensors) -> Machinery:
     """The model of `spec` with the tensors of a checkpoint, whoever wrote it; of a sharded one only this rank's rows are read.
 
-    Raises ValueError for the tensors of another model.
+    Raises ValueError for the tensors of another model, and on every rank where one cannot read its rows.
     """
     if not shards(config, ranks):
         return assemble(spec, config, device, ranks, stored.load())
     trainee = empty_sharded(spec, sharding_of(config, device, ranks))
-    return equip(trainee, load_shards(trainee.model, stored), config, device, ranks)
+    tensors: TrainingTensors | CheckpointError
+    try:
+        tensors = load_shards(trainee.model, stored)
+    except CheckpointError as error:
+        tensors = error
+    all_read = ranks.smallest([int(not isinstance(tensors, CheckpointError))]) == [1]
+    if isinstance(tensors, CheckpointError):
+        raise tensors
+    if not all_read:
+        raise CheckpointError("another worker cannot read its rows of the checkpoint; its own message says why")
+    return equip(trainee, tensors, config, device, ranks)
 
 
 def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, device: Device, ranks: Ranks) -> Machinery:
