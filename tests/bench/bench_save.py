@@ -48,7 +48,7 @@ def run(strategy: str = "fsdp") -> Result:
         found: list[Measured] = gang(_measure, config, Path(folder))
     slowest = max((each for each in found if each.ratios), key=lambda each: statistics.median(each.ratios))
     detail = (
-        f"{statistics.median(slowest.cpu_ratios):.2f} x by CPU time; stops for {slowest.save_s:.3f} s, a copy takes {slowest.copy_s:.3f} s; "
+        f"{statistics.median(slowest.cpu_ratios):.2f} x by CPU time; stops for {slowest.save_s:.3f} s, a copy {slowest.copy_s:.3f} s; "
         f"on disk after {slowest.whole_s:.1f} s"
     )
     return Result(f"a save under {strategy}, {N_RANKS} ranks", "one host copy of a rank's state", "x", slowest.ratios, "<= 1", detail)
