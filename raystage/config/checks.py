@@ -93,6 +93,10 @@ def _check_training(config: Config) -> None:
         )
     if training.micro_batch_tokens < context:
         raise ConfigError(f"training.micro_batch_tokens={training.micro_batch_tokens}: below one row, model.context_length={context}")
+    if training.strategy == "fsdp" and training.optimizer.kind == "adafactor":
+        raise ConfigError(
+            "training.strategy=fsdp: the row and column means of adafactor are not sharded; use adamw or sgd, or strategy ddp"
+        )
 
 
 def _check_growth(config: Config) -> None:

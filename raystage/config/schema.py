@@ -137,7 +137,12 @@ class Training:
     )
     micro_batch_tokens: Positive = Field(default=16384, description="[tokens] of one forward and backward on one worker")
     preflight: bool = Field(
-        default=True, description="run the first and the largest stage once before step 1; out of memory then halves micro_batch_tokens"
+        default=True,
+        description="run the first and the largest stage once before step 1; out of memory then halves micro_batch_tokens (not with fsdp)",
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="ddp: every worker holds the whole model; fsdp: model and optimizer are sharded over the workers (FSDP2)",
     )
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="bf16: autocast where the device has it; weights stay float32"

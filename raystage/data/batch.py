@@ -97,6 +97,12 @@ def rank_slice(n_sequences: int, rank: int, world_size: int) -> slice:
     return slice(n_sequences * rank // world_size, n_sequences * (rank + 1) // world_size)
 
 
+def most_micro_batches(n_sequences: int, world_size: int, micro_batch: int) -> int:
+    """Micro-batches of up to `micro_batch` sequences on the rank that has the most: FSDP needs as many passes on every rank."""
+    largest_slice = -(-n_sequences // world_size)
+    return -(-largest_slice // micro_batch)
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Token numbers of some sequences: inputs and targets, shape (B, L) each; padded targets are IGNORED."""
@@ -104,10 +110,13 @@ class Batch:
     inputs_BL: Tensor
     targets_BL: Tensor
 
-    def split(self, n_sequences: int) -> list["Batch"]:
-        """Micro-batches of up to `n_sequences` sequences."""
+    def split(self, n_sequences: int, at_least: int = 0) -> list["Batch"]:
+        """Micro-batches of up to `n_sequences` sequences; filled up to `at_least` with some of one sequence and zero weight."""
         pairs = zip(self.inputs_BL.split(n_sequences), self.targets_BL.split(n_sequences), strict=True)
-        return [Batch(inputs, targets) for inputs, targets in pairs]
+        parts = [Batch(inputs, targets) for inputs, targets in pairs if len(inputs)]
+        shape = (1, self.inputs_BL.shape[1])
+        empty = Batch(self.inputs_BL.new_zeros(shape), self.targets_BL.new_full(shape, IGNORED))
+        return parts + [empty] * (at_least - len(parts))
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(self.inputs_BL.to(device, non_blocking=True), self.targets_BL.to(device, non_blocking=True))

@@ -1,6 +1,7 @@
 """Files that survive a power cut, folders that are there whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,37 @@ def sync_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def digest(path: Path) -> str:
+    """blake2b of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def begin_folder(target: Path) -> Path:
+    """An empty hidden folder in place of one that a kill has left; `finish_folder` gives it the name `target`."""
+    partial = partial_of(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def partial_of(target: Path) -> Path:
+    """The hidden folder in which `target` is made."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def finish_folder(target: Path, replace: bool = False) -> None:
+    """Renames the hidden folder when all of it is on disk. `replace`: in the place of an older `target`; else raises OSError."""
+    partial = partial_of(target)
+    for path in partial.rglob("*"):
+        sync_to_disk(path)
+    sync_to_disk(partial)
+    if replace:
+        shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    sync_to_disk(target.parent)
+
+
 @contextlib.contextmanager
 def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """An empty hidden folder to write files into; it takes the name `target` when all of them are on disk.
@@ -23,18 +55,10 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     `replace`: in the place of an older `target`; otherwise there must be none, or OSError is raised. After an error in between
     nothing is left; after a kill the hidden folder is, which the next writing clears.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = begin_folder(target)
     try:
         yield partial
-        for path in partial.iterdir():
-            sync_to_disk(path)
-        sync_to_disk(partial)
-        if replace:
-            shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        finish_folder(target, replace)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    sync_to_disk(target.parent)

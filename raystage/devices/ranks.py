@@ -10,11 +10,13 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """`control`: a gloo group for small host-side messages beside the device's own; None with one rank."""
+    """`control`: a gloo group for small host-side messages beside the device's own; `saving`: another for the threads that write
+    checkpoints, since two threads must never share a group. None with one rank."""
 
     rank: int = 0
     world_size: int = 1
     control: dist.ProcessGroup | None = None
+    saving: dist.ProcessGroup | None = None
 
     @staticmethod
     def of_process() -> "Ranks":
@@ -22,9 +24,13 @@ class Ranks:
         if not dist.is_initialized():
             return Ranks()
         world_size = dist.get_world_size()
+        if world_size == 1:
+            return Ranks(dist.get_rank(), world_size)
         # the first word may come after hours of preparing data; a rank that dies is noticed at once all the same
-        control = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7)) if world_size > 1 else None
-        return Ranks(dist.get_rank(), world_size, control)
+        control = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7))
+        # storage that is slow for one rank alone lets the others wait
+        saving = dist.new_group(backend="gloo", timeout=datetime.timedelta(hours=2))
+        return Ranks(dist.get_rank(), world_size, control, saving)
 
     @property
     def is_first(self) -> bool:

@@ -3,22 +3,25 @@
 import torch
 from torch import nn
 
-from raystage.data.batch import Batch, document_mask, rank_slice, spread_rows, whole_rows
+from raystage.data.batch import Batch, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
 from raystage.data.rows import Rows
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 
 
 @torch.no_grad()
-def summed_loss(trainee: nn.Module, batch: Batch, device: Device, micro_batch: int, eot_id: int | None = None) -> tuple[float, int]:
+def summed_loss(
+    trainee: nn.Module, batch: Batch, device: Device, micro_batch: int, eot_id: int | None = None, n_passes: int = 0
+) -> tuple[float, int]:
     """Sum of the loss over `batch` in float32 without dropout, and its number of targets.
 
-    `eot_id`: where attention stops at document borders, as in training; None: it does not.
+    `eot_id`: where attention stops at document borders, as in training; None: it does not. `n_passes`: of the rank that has the
+    most, which all of them do.
     """
     was_training = trainee.training
     trainee.eval()
     total, tokens = 0.0, 0
-    for part in batch.split(micro_batch):
+    for part in batch.split(micro_batch, n_passes):
         part = part.to(device.torch_device)
         extra = document_mask(part.inputs_BL, eot_id) if eot_id is not None else ()
         total += float(trainee(part.inputs_BL, part.targets_BL, *extra).double())
@@ -33,6 +36,7 @@ def validation_loss(
     """Mean loss per token on `n_rows` rows spread over the held-out ones, each rank computing its share."""
     numbers = spread_rows(rows, n_rows)
     mine = numbers[rank_slice(len(numbers), ranks.rank, ranks.world_size)]
-    total, tokens = summed_loss(trainee, whole_rows(rows, mine), device, micro_batch, eot_id) if len(mine) else (0.0, 0)
+    n_passes = most_micro_batches(len(numbers), ranks.world_size, micro_batch)
+    total, tokens = summed_loss(trainee, whole_rows(rows, mine), device, micro_batch, eot_id, n_passes)
     sums = ranks.sum(torch.tensor([total, float(tokens)], dtype=torch.float64, device=device.torch_device))
     return float(sums[0] / sums[1])

@@ -6,6 +6,7 @@ so the result is the unsharded one, bit for bit, on any number of ranks.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -13,7 +14,7 @@ from raystage.growth.errors import GrowthError
 from raystage.growth.grow import Place
 from raystage.growth.tensors import OptimizerState
 
-Shard = Callable[[nn.Module], object]
+Shard = Callable[[nn.Module], object]  # in place; gives the root that it sharded where that is a module around the model
 
 
 def is_sharded(parameters: dict[str, Tensor]) -> bool:
@@ -37,6 +38,16 @@ def check_cut(parameters: dict[str, Tensor], states: dict[str, OptimizerState], 
                 )
 
 
+def allocate(model: nn.Module, shard: Shard, device: torch.device) -> None:
+    """Shards the empty `model`, on the meta device but for its buffers, and gives it memory for its shards, not yet filled."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    root = shard(model)
+    (root if isinstance(root, nn.Module) else model).to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    model.tie_weights()  # type: ignore[operator]
+
+
 def sharded_like(model: nn.Module, shard: Shard, parameters: dict[str, Tensor], sources: dict[str, str | None]) -> tuple[nn.Module, Place]:
     """The empty `model`, sharded and with memory for its shards, and the function that puts grown tensors there.
 
@@ -47,12 +58,7 @@ def sharded_like(model: nn.Module, shard: Shard, parameters: dict[str, Tensor], 
         source = sources[name]
         # not the buffers: rotary frequencies stay in float32
         p.data = p.data.to(sample.dtype if source is None else parameters[source].dtype)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    shard(model)
-    model.to_empty(device=sample.device)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
-    model.tie_weights()  # type: ignore[operator]
+    allocate(model, shard, sample.device)
     targets = dict(model.named_parameters())
 
     def place(name: str, field: str | None, tensor: Tensor) -> Tensor:

@@ -3,9 +3,13 @@
 import shutil
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from raystage.config import ConfigError
 from raystage.data.corpus import Corpus
-from raystage.training.checkpoint import MODEL_FILE, CheckpointStore, Stored
+from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.tensor_pieces import read_tensors
+from raystage.training.weight_files import MODEL_FILE, read_headers
 
 _WRITTEN = {
     MODEL_FILE,
@@ -28,6 +32,9 @@ def export(stored: Stored, corpus: Corpus, target: Path) -> Path:
     for name in (MODEL_FILE, "config.json", "generation_config.json"):
         if (stored.folder / name).is_file():
             shutil.copy2(stored.folder / name, partial / name)
+    if not (partial / MODEL_FILE).is_file():
+        headers = read_headers(stored.folder)
+        save_file(read_tensors(headers, headers), partial / MODEL_FILE, metadata={"format": "pt"})
     corpus.tokenizer().save_pretrained(str(partial))
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
@@ -17,19 +16,13 @@ from raystage.growth.optimizer_state import meanings
 from raystage.growth.tensors import OptimizerState
 from raystage.models.family import Family, ModelSpec, families
 from raystage.models.stored_names import HEAD, named_as_model
-from raystage.training.checkpoint import MANIFEST_FILE, OPTIMIZER_FILE, CheckpointError, CheckpointStore, Stored, damaged_files
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored, damaged_files
+from raystage.training.checkpoint_files import OptimizerHeaders, load_states, open_optimizer, split_key
 from raystage.training.manifest import Manifest, read_manifest
-from raystage.training.weight_files import Header, file_headers, has_weights, read_headers, read_weights
+from raystage.training.tensor_pieces import Header, read_tensors
+from raystage.training.weight_files import has_weights, read_headers
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerHeaders:
-    """`kind`: class name; `fields`: headers of the state's tensors, as `field:parameter`."""
-
-    kind: str
-    fields: dict[str, Header]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +42,9 @@ class Source:
 
     def parameters(self) -> dict[str, Tensor]:
         """All parameters as stored. Raises CheckpointError where a tied head differs from the embedding."""
-        tensors = read_weights(self.headers, self.names)
+        tensors = read_tensors(self.headers, self.names)
         if self.spec.tied and HEAD in self.headers:
-            head = read_weights(self.headers, [HEAD])[HEAD]
+            head = read_tensors(self.headers, [HEAD])[HEAD]
             embedding_name = self.family.axes(self.spec).embedding
             embedding = next(tensors[stored] for stored, name in self.names.items() if name == embedding_name)
             if not torch.equal(head, embedding):
@@ -63,12 +56,7 @@ class Source:
 
     def states(self) -> dict[str, OptimizerState]:
         """The optimizer's state by parameter."""
-        states: dict[str, OptimizerState] = {}
-        if self.optimizer is not None:
-            for key, tensor in read_weights(self.optimizer.fields, self.optimizer.fields).items():
-                field, _, name = key.partition(":")
-                states.setdefault(name, {})[field] = tensor
-        return states
+        return load_states(self.optimizer) if self.optimizer is not None else {}
 
 
 def open_source(path: Path, keep_optimizer: bool, verify: bool) -> Source:
@@ -93,7 +81,7 @@ def open_source(path: Path, keep_optimizer: bool, verify: bool) -> Source:
     _check_tensors(folder, expected, {names[stored]: headers[stored] for stored in names})
     optimizer = None
     if manifest and keep_optimizer:
-        optimizer = _read_optimizer(folder / OPTIMIZER_FILE, expected)
+        optimizer = _check_optimizer(folder, open_optimizer(folder), expected)
     return Source(folder, config, family, spec, headers, names, _widest(headers[stored] for stored in names), manifest, optimizer)
 
 
@@ -161,15 +149,14 @@ def _widest(headers: Iterable[Header]) -> torch.dtype:
     return widest
 
 
-def _read_optimizer(path: Path, shapes: dict[str, tuple[int, ...]]) -> OptimizerHeaders:
-    fields = file_headers(path)
-    with safe_open(path, framework="pt") as file:
-        kind = (file.metadata() or {}).get("optimizer", "of an unknown kind")
-    known = meanings(kind)
-    for key, header in fields.items():
-        field, _, name = key.partition(":")
+def _check_optimizer(folder: Path, optimizer: OptimizerHeaders, shapes: dict[str, tuple[int, ...]]) -> OptimizerHeaders:
+    known = meanings(optimizer.kind)
+    for key, header in optimizer.fields.items():
+        field, name = split_key(key)
         if field not in known:
-            raise GrowthError(f"optimizer {kind}: what its {field} means is unknown, so it cannot grow; growth.optimizer=reset drops it")
+            raise GrowthError(
+                f"optimizer {optimizer.kind}: what its {field} means is unknown, so it cannot grow; growth.optimizer=reset drops it"
+            )
         if name not in shapes or (known[field] in ("linear", "square") and header.shape != shapes[name]):
-            raise CheckpointError(f"{path}: {key} of shape {header.shape} belongs to no parameter; growth.optimizer=reset drops it")
-    return OptimizerHeaders(kind, fields)
+            raise CheckpointError(f"{folder}: {key} of shape {header.shape} belongs to no parameter; growth.optimizer=reset drops it")
+    return optimizer

@@ -56,6 +56,8 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
         lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
     if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
         lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
+    if config.training.strategy == "fsdp":
+        lines.append("fsdp: the state of each model is shared out to the workers; --measure takes one that holds all of it")
     if not is_measured:
         lines.append("--measure adds times, from one micro-batch of each stage on this machine")
         if parse_duration(config.training.duration).unit == "hours":

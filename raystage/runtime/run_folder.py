@@ -13,7 +13,10 @@ import yaml
 from raystage.config import Config, ConfigError, dump, flat, to_tree
 
 # keys that may change between the attempts of one run: they move no loss of a step
-_MAY_CHANGE = ("runtime.", "tracking.", "sample.", "checkpoint.", "storage", "training.duration", "data.cache_dir", "data.processes")
+_MAY_CHANGE = (
+    *("runtime.", "tracking.", "sample.", "checkpoint.", "storage", "training.duration", "training.strategy"),
+    *("data.cache_dir", "data.processes"),
+)
 _ATTEMPT, _LOCK, _CONFIG, _CHANGES = "attempt", "lock", "config.yaml", "config_changes.jsonl"
 
 

@@ -1,31 +1,29 @@
 """Checkpoints of a run folder: written whole or not at all, verified, retired.
 
-A checkpoint is a folder that `AutoModelForCausalLM.from_pretrained` loads (model.safetensors, config.json)
-with the optimizer (optimizer.safetensors) and the manifest beside it, written last.
+A checkpoint of whole tensors is a folder that `AutoModelForCausalLM.from_pretrained` loads, with the optimizer and the manifest
+beside it; one of sharded tensors has a file a rank (checkpoint_files.py). The manifest is written last.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+import torch.distributed as dist
 from transformers import PretrainedConfig
 
-from raystage.data.durable import whole_folder
-from raystage.growth.tensors import OptimizerState, TrainingTensors
+from raystage.data.durable import begin_folder, digest, finish_folder, partial_of, whole_folder
+from raystage.growth.tensors import TrainingTensors
+from raystage.training.checkpoint_files import load_tensors, write_whole
 from raystage.training.manifest import Manifest, read_manifest
+from raystage.training.sharded_files import together, write_shards
+from raystage.training.tensor_pieces import CheckpointError
 
-MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
+__all__ = ["MANIFEST_FILE", "CheckpointError", "CheckpointStore", "Stored", "damaged_files", "load_tensors", "write_checkpoint"]
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and why."""
+MANIFEST_FILE = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +42,35 @@ class CheckpointStore:
 
     def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> Path:
         """Writes one checkpoint; the folder appears when all of it is on disk."""
-        suffix = f"-{manifest.reason}" if manifest.pinned else f"-{manifest.position}"
-        target = self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
+        target = self._target(manifest)
         with whole_folder(target, replace=True) as partial:
             write_checkpoint(partial, manifest, config, tensors)
         return target
+
+    def save_shards(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, group: dist.ProcessGroup) -> Path:
+        """The same for sharded tensors in host memory: all ranks of `group` call it, each writes its own shards.
+
+        The folder appears when all ranks have written; an error of one is raised on all.
+        """
+        target, is_first = self._target(manifest), dist.get_rank(group) == 0
+        try:
+            with together(group):
+                if is_first:
+                    begin_folder(target)
+            files = write_shards(partial_of(target), tensors, group)
+            with together(group):
+                if is_first:
+                    _write_beside(partial_of(target), manifest, config, files)
+                    finish_folder(target, replace=True)
+        except BaseException:
+            if is_first:
+                shutil.rmtree(partial_of(target), ignore_errors=True)
+            raise
+        return target
+
+    def _target(self, manifest: Manifest) -> Path:
+        suffix = f"-{manifest.reason}" if manifest.pinned else f"-{manifest.position}"
+        return self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
 
     def folders(self) -> list[Path]:
         """Every checkpoint's folder, usable or not."""
@@ -120,53 +142,19 @@ def _unreadable(folder: Path) -> str:
 
 def damaged_files(stored: Stored) -> list[str]:
     """The files of a checkpoint that do not match their checksums."""
-    return [name for name, digest in stored.manifest.files.items() if not _matches(stored.folder / name, digest)]
+    return [name for name, expected in stored.manifest.files.items() if not _matches(stored.folder / name, expected)]
 
 
 def write_checkpoint(folder: Path, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> None:
     """Writes the files of one checkpoint into an empty folder, the manifest last."""
-    save_file(_contiguous(tensors.parameters), folder / MODEL_FILE, metadata={"format": "pt"})
-    save_file(_contiguous(_flatten(tensors.states)), folder / OPTIMIZER_FILE, metadata={"optimizer": tensors.optimizer})
+    names = write_whole(folder, tensors)
+    _write_beside(folder, manifest, config, {name: digest(folder / name) for name in names})
+
+
+def _write_beside(folder: Path, manifest: Manifest, config: PretrainedConfig, files: dict[str, str]) -> None:
     config.save_pretrained(folder)
-    files = {name: _digest(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
     (folder / MANIFEST_FILE).write_text(dataclasses.replace(manifest, files=files).to_json())
 
 
-def load_tensors(folder: Path) -> TrainingTensors:
-    """The parameters and optimizer state of a checkpoint, on the CPU. Raises CheckpointError."""
-    states: dict[str, OptimizerState] = {}
-    for key, tensor in read_safetensors(folder / OPTIMIZER_FILE).items():
-        field, _, name = key.partition(":")
-        states.setdefault(name, {})[field] = tensor
-    return TrainingTensors(read_safetensors(folder / MODEL_FILE), states, _metadata(folder / OPTIMIZER_FILE)["optimizer"])
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file by name. Raises CheckpointError when it is missing or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); is it a safetensors file?") from None
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata())
-
-
-def _flatten(states: dict[str, OptimizerState]) -> dict[str, Tensor]:
-    return {f"{field}:{name}": tensor for name, fields in states.items() for field, tensor in fields.items()}
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def _matches(path: Path, digest: str) -> bool:
-    return path.is_file() and _digest(path) == digest
+def _matches(path: Path, expected: str) -> bool:
+    return path.is_file() and digest(path) == expected

@@ -130,7 +130,14 @@ class Loop:
         mine = rank_slice(len(cut_.position), self._ranks.rank, self._ranks.world_size)
         batch = read_batch(self._rows, self._order, cut_, mine, seq_len_tokens)
         loss_sum, grad_norm = train_step(
-            state.machinery, batch, cut_.tokens, self._ranks.world_size, run.device, run.settings, run.job.attention_eot_id
+            state.machinery,
+            batch,
+            cut_.tokens,
+            self._ranks.world_size,
+            run.device,
+            run.settings,
+            run.job.attention_eot_id,
+            n_sequences=len(cut_.position),
         )
         flops = cut_.tokens * flops_per_token(state.machinery.spec, seq_len_tokens)
         run.state = dataclasses.replace(state, counters=counters.after_step(cut_, flops))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from raystage.config.schema import Training
 from raystage.data.batch import Batch, document_mask
 from raystage.devices import Device
+from raystage.growth.sharded import full
 from raystage.training.state import Machinery
 
 
@@ -22,4 +23,4 @@ def clip_and_update(machinery: Machinery, clip_norm: float | None) -> Tensor:
     """One optimizer step on gradients scaled down to `clip_norm`; the norm that they had. They are kept."""
     grad_norm = nn.utils.clip_grad_norm_(machinery.model.parameters(), float("inf") if clip_norm is None else clip_norm)
     machinery.optimizer.step()
-    return grad_norm
+    return full(grad_norm)

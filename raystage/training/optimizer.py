@@ -3,7 +3,9 @@
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from raystage.config.schema import Optimizer
 from raystage.growth.tensors import TrainingTensors
@@ -57,8 +59,15 @@ def put_states(tensors: TrainingTensors, model: nn.Module, optimizer: torch.opti
 
 
 def largest_second_moment(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
-    """The largest entry of Adam's second moments, a scalar on the device; None before the first step, and for other optimizers."""
+    """The largest entry of Adam's second moments, a scalar on the device, the same on every rank; None before the first step, and for
+    other optimizers."""
     moments = [state["exp_avg_sq"] for state in optimizer.state.values() if "exp_avg_sq" in state]
     if not moments:
         return None
-    return torch.stack(torch._foreach_norm(moments, ord=float("inf"))).max()
+    mine = [moment.to_local() if isinstance(moment, DTensor) else moment for moment in moments]
+    # a rank may have nothing of a short tensor
+    norms = torch._foreach_norm([moment for moment in mine if moment.numel()], ord=float("inf"))
+    largest = torch.stack(norms or [mine[0].new_zeros(())]).max()
+    if isinstance(moments[0], DTensor):
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=moments[0].device_mesh.get_group())
+    return largest

@@ -10,6 +10,7 @@ from raystage.pacing.stage import Shape
 from raystage.training.job import Job
 from raystage.training.policy import plan_of
 from raystage.training.rehearsal import Rehearsal, rehearse, seconds_per_token
+from raystage.training.sharding import shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +21,13 @@ class Preflight:
     record: dict[str, Any]
 
 
-def preflight(job: Job, device: Device, ranks: Ranks) -> Preflight:
-    """Rehearses the first and the largest stage, all of them where code is compiled. Raises RehearsalError."""
+def preflight(job: Job, device: Device, ranks: Ranks) -> Preflight | None:
+    """Rehearses the first and the largest stage, all of them where code is compiled. Raises RehearsalError.
+
+    None where the model is sharded: one rank alone cannot run it, and one that runs out of memory would leave the others waiting.
+    """
+    if shards(job.config, ranks):
+        return None
     settings, shapes = job.config.training, rehearsed_shapes(job.config)
     wanted = largest_micro_batch(job.config, ranks.world_size)
     rehearsal = rehearse(job.config, [(job.spec(shape), shape.seq_len_tokens) for shape in shapes], device, ranks, wanted)

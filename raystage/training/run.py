@@ -21,6 +21,7 @@ from raystage.training.manifest import Manifest
 from raystage.training.ports import Ask, Commands, Recorder, RemoteController
 from raystage.training.preflight import Preflight
 from raystage.training.saver import Saver
+from raystage.training.sharding import shards
 from raystage.training.stage_model import peak_lr
 from raystage.training.start import start_state
 
@@ -58,7 +59,7 @@ class Run:
         self._peak_lr: tuple[Shape | None, float] = (None, 0.0)
         self.validation_rows = job.corpus.validation_rows(self.config.model.context_length)
         self.store = CheckpointStore(job.run_dir)
-        self.saver = Saver(self.store, self.config.checkpoint)
+        self.saver = Saver(self.store, self.config.checkpoint, ranks)
         self.state, self.decisions = start_state(job, resume, device, ranks)
         self.val_loss = resume.manifest.val_loss if resume else None
         self.saved_s = self._started_s = time.perf_counter()
@@ -121,12 +122,17 @@ class Run:
     # -- checkpoints
 
     def save(self, reason: str, controller: State, unresolved: tuple[Point, ...], pinned: bool = False, frozen: bool = False) -> None:
-        """Rank 0 writes; the others go on, since their state is the same. `frozen`: nobody changes it while it is written."""
+        """Rank 0 writes whole tensors, and the others go on, since their state is the same; of sharded ones each writes its own.
+
+        `frozen`: nobody changes it while it is written.
+        """
         self.saved_s = time.perf_counter()
-        if self.outside is None:
+        is_sharded = shards(self.config, self.ranks)
+        if self.outside is None and not is_sharded:
             return
         state = self.state
-        if pinned and self.store.is_pinned(state.counters.step, reason):
+        is_pinned = pinned and self.ranks.is_first and self.store.is_pinned(state.counters.step, reason)
+        if self.ranks.from_first([int(is_pinned)])[0] if is_sharded else is_pinned:
             return  # an attempt that died right after pinning comes by here again
         manifest = Manifest(
             run_name=self.config.name,
@@ -143,7 +149,7 @@ class Run:
             seed=self.config.seed,
             corpus_digest=self.job.corpus.digest,
             world_size=self.ranks.world_size,
-            mlflow_run_id=self.outside.tracking_run_id(),
+            mlflow_run_id=self.outside.tracking_run_id() if self.outside else None,
             val_loss=self.val_loss,
         )
         self.saver.save(manifest, state.machinery.model.config, state.machinery.tensors(), frozen=frozen)  # type: ignore[arg-type]

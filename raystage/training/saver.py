@@ -3,23 +3,30 @@
 import types
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PretrainedConfig
 
 from raystage.config.schema import Checkpoint
+from raystage.devices.ranks import Ranks
+from raystage.growth.sharded import is_sharded
 from raystage.growth.tensors import TrainingTensors
 from raystage.training.checkpoint import CheckpointStore
+from raystage.training.host_copy import HostCopy, HostMemory
 from raystage.training.manifest import Manifest
+from raystage.training.sharded_files import together
 
 _MAX_WAITING = 2  # copies of the state in memory: the one before a growth and the one after it
 
 
 class Saver:
     """A context: it leaves when everything is written. After an error nothing more is, so that no checkpoint follows a missing
-    one, and the next call raises the error."""
+    one, and the next call raises the error. Whole tensors are rank 0's to save, alone; sharded ones are saved by every rank."""
 
-    def __init__(self, store: CheckpointStore, settings: Checkpoint) -> None:
-        self._store, self._settings = store, settings
+    def __init__(self, store: CheckpointStore, settings: Checkpoint, ranks: Ranks | None = None) -> None:
+        self._store, self._settings, self._ranks = store, settings, ranks or Ranks()
+        saving = self._ranks.saving
+        self._mesh = DeviceMesh.from_group(saving, "cpu") if saving is not None else None
+        self._memory = HostMemory()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []
         self._failed = False
@@ -42,7 +49,7 @@ class Saver:
         self.check()
         while len(self._writing) >= _MAX_WAITING:
             self._writing.pop(0).result()
-        self._writing.append(self._writer.submit(self._write, manifest, config, _in_host_memory(tensors, copy=not frozen)))
+        self._writing.append(self._writer.submit(self._write, manifest, config, self._memory.copy(tensors, frozen)))
 
     def check(self) -> None:
         """Raises what the writer has met by now."""
@@ -56,19 +63,23 @@ class Saver:
         for future in writing:
             future.result()
 
-    def _write(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> None:
+    def _write(self, manifest: Manifest, config: PretrainedConfig, copy: HostCopy) -> None:
         if self._failed:
             return
         try:
-            self._store.save(manifest, config, tensors)
-            self._store.retire(self._settings.keep_last, self._settings.keep_best)
+            tensors = copy.tensors(self._mesh)
+            if self._ranks.saving is not None and is_sharded(tensors.parameters):
+                self._store.save_shards(manifest, config, tensors, self._ranks.saving)
+                with together(self._ranks.saving):  # a rank that goes on after another's error would wait for it for ever
+                    self._retire()
+            else:
+                self._store.save(manifest, config, tensors)
+                self._retire()
         except BaseException:
             self._failed = True
             raise
+        self._memory.give_back(copy)
 
-
-def _in_host_memory(tensors: TrainingTensors, copy: bool) -> TrainingTensors:
-    def moved(named: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.detach().to("cpu", copy=copy) for name, tensor in named.items()}
-
-    return TrainingTensors(moved(tensors.parameters), {name: moved(fields) for name, fields in tensors.states.items()}, tensors.optimizer)
+    def _retire(self) -> None:
+        if self._ranks.is_first:
+            self._store.retire(self._settings.keep_last, self._settings.keep_best)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raystage.config.schema import Config
-from raystage.data.batch import Batch, document_mask, rank_slice, spread_rows, whole_rows
+from raystage.data.batch import Batch, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
 from raystage.data.rows import Rows
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
@@ -52,12 +52,12 @@ class SignalProbe:
         sums_L = torch.zeros(seq_len_tokens, dtype=torch.float64, device=self._device.torch_device)
         was_training = trainee.training
         trainee.eval()
-        for part in self._mine(n_rows, seq_len_tokens).split(micro_batch):
-            if len(part.inputs_BL):
-                extra = document_mask(part.inputs_BL, self._eot_id) if self._eot_id is not None else ()
-                with self._device.autocast(self._precision):
-                    losses_BL = trainee.losses(part.inputs_BL, part.targets_BL, *extra)
-                sums_L += losses_BL.double().sum(0)
+        n_passes = most_micro_batches(n_rows, self._ranks.world_size, micro_batch)
+        for part in self._mine(n_rows, seq_len_tokens).split(micro_batch, n_passes):
+            extra = document_mask(part.inputs_BL, self._eot_id) if self._eot_id is not None else ()
+            with self._device.autocast(self._precision):
+                losses_BL = trainee.losses(part.inputs_BL, part.targets_BL, *extra)
+            sums_L += losses_BL.double().sum(0)
         trainee.train(was_training)
         bounds = list(itertools.pairwise(edges))
         return ProbeSums(torch.stack([sums_L[a:b].sum() for a, b in bounds]), tuple(n_rows * (b - a) for a, b in bounds))

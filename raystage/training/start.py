@@ -14,14 +14,16 @@ from raystage.models.axes import Parameter
 from raystage.models.family import ModelSpec, build_model, get_family
 from raystage.models.stored_names import named_as_model
 from raystage.pacing.stage import Shape, Taken
-from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored, load_tensors
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored
+from raystage.training.checkpoint_files import open_tensors
 from raystage.training.counters import Counters
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest, read_manifest
 from raystage.training.optimizer import optimizer_class
 from raystage.training.policy import plan_of
-from raystage.training.state import TrainState, assemble
-from raystage.training.weight_files import has_weights, read_headers, read_weights
+from raystage.training.state import TrainState, assemble, assemble_stored
+from raystage.training.tensor_pieces import read_tensors
+from raystage.training.weight_files import has_weights, read_headers
 
 
 def start_state(job: Job, resume: Stored | None, device: Device, ranks: Ranks) -> tuple[TrainState, list[dict[str, Any]]]:
@@ -76,14 +78,14 @@ def from_checkpoint(job: Job, stored: Stored, taken: Taken, device: Device, rank
         raise CheckpointError(
             f"{stored.folder}: seed {manifest.seed} ordered its data, the configuration has seed={job.config.seed}; use that one"
         )
-    tensors = load_tensors(stored.folder)
+    tensors = open_tensors(stored.folder)
     kind = job.config.training.optimizer.kind
-    if tensors.states and tensors.optimizer != optimizer_class(kind):
+    if tensors.optimizer.fields and tensors.optimizer.kind != optimizer_class(kind):
         raise CheckpointError(
-            f"{stored.folder}: holds the state of {tensors.optimizer}, not that of training.optimizer.kind={kind}; "
+            f"{stored.folder}: holds the state of {tensors.optimizer.kind}, not that of training.optimizer.kind={kind}; "
             "use its kind, or init_from.what=weights"
         )
-    machinery = assemble(spec, job.config, device, ranks, tensors)
+    machinery = assemble_stored(spec, job.config, device, ranks, tensors)
     return TrainState(machinery, manifest.shape, taken, manifest.counters)
 
 
@@ -121,7 +123,7 @@ def _read_as_model(folder: Path, spec: ModelSpec) -> dict[str, torch.Tensor]:
     """The folder's parameters in float32, by the names of a model of `spec`."""
     headers = read_headers(folder)
     names = named_as_model(headers, get_family(spec.family).axes(spec), spec.tied)
-    return {names[stored]: tensor.float() for stored, tensor in read_weights(headers, names).items()}
+    return {names[stored]: tensor.float() for stored, tensor in read_tensors(headers, names).items()}
 
 
 def _fit_rows(folder: Path, name: str, given: torch.Tensor, fresh: torch.Tensor, parameter: Parameter) -> torch.Tensor:

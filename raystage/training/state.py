@@ -13,8 +13,11 @@ from raystage.models.count import count_parameters
 from raystage.models.family import ModelSpec, build_model, build_with, get_family
 from raystage.models.trainee import Trainee
 from raystage.pacing.stage import Shape, Taken
+from raystage.training.checkpoint_files import StoredTensors
 from raystage.training.counters import Counters
 from raystage.training.optimizer import make_optimizer, put_states, read_tensors
+from raystage.training.sharding import at_rest, empty_sharded, load_shards, shard, sharding_of, shards
+from raystage.training.tensor_pieces import CheckpointError
 
 _RECOMPILE_LIMIT = 128  # a plan's model sizes, each for one sequence and for several
 
@@ -34,6 +37,7 @@ class Machinery:
         return self.trainee.model
 
     def tensors(self) -> TrainingTensors:
+        at_rest(self.trainee)
         return read_tensors(self.model, self.optimizer)
 
 
@@ -53,22 +57,53 @@ class TrainState:
 
 
 def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tensors: TrainingTensors | None = None) -> Machinery:
-    """The model of `spec` on the device, with these tensors, which become its own, or else fresh ones from the run's seed.
+    """The model of `spec` on the device, with these whole tensors, which become its own, or else fresh ones from the run's seed.
 
     Raises ValueError for the tensors of another model.
     """
     family = get_family(spec.family)
     model = build_with(family.config(spec), family, tensors.parameters) if tensors else build_model(spec, config.seed)
-    model = model.to(device.torch_device)
-    optimizer = make_optimizer(model, config.training.optimizer)
+    if shards(config, ranks):
+        assert tensors is None or not tensors.states, "the state of a sharded model is read in shards"
+        trainee = shard(Trainee(model, spec), sharding_of(config, device, ranks))
+    else:
+        trainee = Trainee(model.to(device.torch_device), spec)
+    return equip(trainee, tensors, config, device, ranks)
+
+
+def assemble_stored(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, stored: StoredTensors) -> Machinery:
+    """The model of `spec` with the tensors of a checkpoint, whoever wrote it; of a sharded one only this rank's rows are read.
+
+    Raises ValueError for the tensors of another model, and on every rank where one cannot read its rows.
+    """
+    if not shards(config, ranks):
+        return assemble(spec, config, device, ranks, stored.load())
+    trainee = empty_sharded(spec, sharding_of(config, device, ranks))
+    tensors: TrainingTensors | CheckpointError
+    try:
+        tensors = load_shards(trainee.model, stored)
+    except CheckpointError as error:
+        tensors = error
+    all_read = ranks.smallest([int(not isinstance(tensors, CheckpointError))]) == [1]
+    if isinstance(tensors, CheckpointError):
+        raise tensors
+    if not all_read:
+        raise CheckpointError("another worker cannot read its rows of the checkpoint; its own message says why")
+    return equip(trainee, tensors, config, device, ranks)
+
+
+def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, device: Device, ranks: Ranks) -> Machinery:
+    """A trainee on its device, and sharded where it is to be, with its optimizer, which takes over the states of `tensors`."""
+    optimizer = make_optimizer(trainee.model, config.training.optimizer)
     if tensors is not None:
-        put_states(tensors, model, optimizer)
-    trainee = Trainee(model, spec).train()
-    wrapped: nn.Module = trainee
+        put_states(tensors, trainee.model, optimizer)
+    wrapped: nn.Module = trainee.train()
+    is_sharded = shards(config, ranks)
     if config.training.compile:
         # one code for all lengths and batch sizes, so one a model size; beyond the limit a size would silently run uncompiled
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
-        wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
-    if ranks.world_size > 1:
+        if not is_sharded:  # there each block is compiled on its own
+            wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
+    if ranks.world_size > 1 and not is_sharded:
         wrapped = device.wrap(wrapped)
-    return Machinery(spec, trainee, wrapped, optimizer, count_parameters(model))
+    return Machinery(trainee.spec, trainee, wrapped, optimizer, count_parameters(trainee.model))

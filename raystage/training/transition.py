@@ -14,8 +14,9 @@ from raystage.growth import grow
 from raystage.growth.gate import holds
 from raystage.pacing.point import Decision
 from raystage.pacing.stage import Change, take
+from raystage.training.sharding import grow_sharded, sharding_of, shards
 from raystage.training.stage_model import method_of, peak_lr, spec_of
-from raystage.training.state import TrainState, assemble
+from raystage.training.state import TrainState, assemble, equip
 
 Probe = Callable[[nn.Module], float]
 
@@ -47,13 +48,16 @@ def apply_growth(
 ) -> tuple[TrainState, TransitionReport]:
     """The grown state, or the old one when the probe's loss moved by more than the tolerance.
 
-    Every rank grows the same tensors from the same seed, so nothing travels.
+    Every rank grows the same tensors from the same seed, so nothing travels but the shards of a sharded state, one parameter at a time.
     """
     old, change = state.machinery, _change(decision)
     shape, taken = state.shape.after(change), take(state.taken, decision.track)
     spec = spec_of(config, shape, old.spec.vocab_size, old.spec.eot_id)
     method = method_of(config, sum(taken))
-    new = assemble(spec, config, device, ranks, grow(old.tensors(), old.spec, spec, method))
+    if shards(config, ranks):
+        new = equip(*grow_sharded(old.tensors(), old.spec, spec, method, sharding_of(config, device, ranks)), config, device, ranks)
+    else:
+        new = assemble(spec, config, device, ranks, grow(old.tensors(), old.spec, spec, method))
     before, after = probe(old.trainee), probe(new.trainee)
     passes = holds(before, after, config.growth.probe_tolerance, method.preserves(old.spec, spec))
     # rank 0's word counts: ranks of unlike hardware may stand on either side of the tolerance

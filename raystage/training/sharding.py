@@ -1,0 +1,115 @@
+"""FSDP2: a trainee whose parameters are spread over the ranks, made fresh, empty, or by growth of another one."""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from raystage.config.schema import Config
+from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.growth.grow import Growth, grow_parameters, grow_states
+from raystage.growth.method import Method
+from raystage.growth.sharded import allocate, full, sharded_like
+from raystage.growth.tensors import OptimizerState, TrainingTensors
+from raystage.models.family import ModelSpec, get_family
+from raystage.models.trainee import Trainee
+from raystage.training.checkpoint_files import StoredTensors, flatten_states, split_key
+from raystage.training.tensor_pieces import CheckpointError, fill_rows, read_tensors
+
+
+def shards(config: Config, ranks: Ranks) -> bool:
+    """Whether a run's state is spread over its ranks."""
+    return config.training.strategy == "fsdp" and ranks.world_size > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharding:
+    """How a trainee is sharded: over all ranks in a row, on the process group that is there."""
+
+    mesh: DeviceMesh
+    device: torch.device
+    compiled: bool
+
+
+def sharding_of(config: Config, device: Device, ranks: Ranks) -> Sharding:
+    """That of a run."""
+    mesh = init_device_mesh(device.torch_device.type, (ranks.world_size,))
+    return Sharding(mesh, device.torch_device, config.training.compile)
+
+
+def shard(trainee: Trainee, how: Sharding) -> Trainee:
+    """Shards it in place, each block on its own, and moves it to the device of the mesh; every rank has the same values."""
+    prefix = get_family(trainee.spec.family).axes(trainee.spec).block_prefix
+    for block in trainee.model.get_submodule(prefix.removesuffix(".{}.")).children():
+        if how.compiled:
+            block.compile(dynamic=True)  # what gathers and frees its parameters stays outside of compiled code
+        fully_shard(block, mesh=how.mesh)
+    # around the loss: the head is used outside of the model's own forward
+    fully_shard(trainee, mesh=how.mesh)
+    register_fsdp_forward_method(trainee, "losses")
+    return trainee
+
+
+def empty_sharded(spec: ModelSpec, how: Sharding) -> Trainee:
+    """A sharded trainee whose parameters have memory and no values yet."""
+    family = get_family(spec.family)
+    trainee = Trainee(family.build_empty(family.config(spec)), spec)
+    allocate(trainee.model, lambda _: shard(trainee, how), how.device)
+    return trainee
+
+
+def grow_sharded(
+    tensors: TrainingTensors, before: ModelSpec, after: ModelSpec, method: Method, how: Sharding
+) -> tuple[Trainee, TrainingTensors]:
+    """The grown trainee and its tensors, from those of a sharded one, which stay; one whole parameter in memory at a time."""
+    growth = Growth(before, after, method)
+    sources = {name: source for name, source, _ in growth.parameters(tensors.parameters)}
+    trainee = Trainee(get_family(after.family).build_empty(growth.config), after)
+    _, place = sharded_like(trainee.model, lambda _: shard(trainee, how), tensors.parameters, sources)
+    parameters = grow_parameters(growth, tensors.parameters, full, place)
+    states = grow_states(growth, tensors.parameters, tensors.states, tensors.optimizer, full, place)
+    return trainee, TrainingTensors(parameters, states, tensors.optimizer)
+
+
+def load_shards(model: nn.Module, stored: StoredTensors) -> TrainingTensors:
+    """Fills the sharded model with its rows of a checkpoint's parameters; gives them, and the optimizer's state cut alike.
+
+    Raises CheckpointError for the tensors of another model.
+    """
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    if odd := sorted(set(parameters) ^ set(stored.parameters)):
+        raise CheckpointError(f"the checkpoint holds the tensors of another model ({odd[0]} and {len(odd) - 1} more differ)")
+    for name, header in stored.parameters.items():
+        if header.shape != tuple(parameters[name].shape):
+            raise CheckpointError(f"{name}: shape {header.shape} in the checkpoint, the model has {tuple(parameters[name].shape)}")
+    fill_rows(stored.parameters, {name: _rows(parameter) for name, parameter in parameters.items()})
+    states: dict[str, OptimizerState] = {}
+    fields = stored.optimizer.fields
+    for key in fields:
+        field, name = split_key(key)
+        states.setdefault(name, {})[field] = torch.empty_like(parameters[name]) if fields[key].shape else torch.empty(())
+    cut = {key: tensor for key, tensor in flatten_states(states).items() if isinstance(tensor, DTensor)}
+    fill_rows(fields, {key: _rows(tensor) for key, tensor in cut.items()})
+    for key, scalar in read_tensors(fields, set(fields) - set(cut)).items():
+        field, name = split_key(key)
+        states[name][field] = scalar
+    return TrainingTensors(parameters, states, stored.optimizer.kind)
+
+
+def _rows(tensor: Tensor) -> tuple[int, Tensor]:
+    """This rank's rows of a sharded tensor, and the number of the first one: as torch.chunk cuts, so the last may have fewer, or none."""
+    assert isinstance(tensor, DTensor)
+    local, mesh = tensor.to_local(), tensor.device_mesh
+    first = min(len(tensor), -(-len(tensor) // mesh.size()) * mesh.get_local_rank())
+    assert len(local) == min(len(tensor) - first, -(-len(tensor) // mesh.size()))
+    return first, local
+
+
+def at_rest(module: nn.Module) -> None:
+    """Puts the root's parameters, which stay whole after a pass without gradients, back into shards."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
