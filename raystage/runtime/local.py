@@ -11,6 +11,7 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.engine import EngineError
 from raystage.runtime.worker import Assignment, run_rank
+from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.rehearsal import RehearsalError
 from raystage.training.run import FencedError, TrainingError
@@ -62,7 +63,7 @@ class LocalEngine:
     def _run(self, assignment: Assignment) -> bool:
         try:
             return run_rank(assignment, self._device, self.ranks, self._threads, stop_requested=self._stop.is_set)
-        except (TrainingError, FencedError, CheckpointError, RehearsalError) as error:
+        except (TrainingError, FencedError, CheckpointError, RehearsalError, StorageError) as error:
             raise EngineError(str(error)) from error
 
     def request_stop(self) -> None:

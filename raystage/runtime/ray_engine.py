@@ -17,13 +17,14 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.controller_actor import ActorController, start_controller
 from raystage.runtime.engine import EngineError
+from raystage.runtime.last_word import last_word, leave_word, ray_storage
 from raystage.runtime.worker import Assignment, run_rank
+from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.policy import policy_of
 from raystage.training.rehearsal import RehearsalError
 from raystage.training.run import TrainingError
 
-_MARK = "outcome"
 _FINISHED, _STOPPED = "finished", "stopped"
 
 
@@ -48,7 +49,7 @@ class RayEngine:
             scaling_config=ScalingConfig(num_workers=self._runtime.workers, use_gpu=self._use_gpu),
             run_config=RunConfig(
                 name=f"driver-{os.getpid()}",
-                storage_path=str(assignment.run_dir / "ray"),
+                **ray_storage(assignment),
                 failure_config=FailureConfig(max_failures=self._runtime.max_failures),
             ),
         )
@@ -56,7 +57,7 @@ class RayEngine:
         ray.kill(self._controller)
         if isinstance(outcome, Exception):
             raise EngineError(f"{_cause(outcome)}; the same command goes on from the last checkpoint") from outcome
-        said = (assignment.run_dir / "ray" / _MARK).read_text()
+        said = last_word(assignment)
         if said not in (_FINISHED, _STOPPED):
             raise EngineError(said)
         return said == _FINISHED
@@ -78,10 +79,10 @@ def _train_worker(settings: dict[str, Any]) -> None:
     ranks = Ranks.of_process()
     try:
         said = _FINISHED if _run_worker(assignment, ranks, settings["controller"]) else _STOPPED
-    except (TrainingError, CheckpointError, ConfigError, RehearsalError) as error:
+    except (TrainingError, CheckpointError, ConfigError, RehearsalError, StorageError) as error:
         said = str(error)
     if ranks.is_first:
-        (assignment.run_dir / "ray" / _MARK).write_text(said)
+        leave_word(assignment, said)
 
 
 def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> bool:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from raystage.config import Config
-from raystage.data.corpus import Corpus
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.commands_file import CommandsFile
-from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.node_corpus import corpus_on_every_node
+from raystage.runtime.run_storage import RunStorage
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
-from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.checkpoint import Stored
 from raystage.training.job import Job
 from raystage.training.loop import Loop
 from raystage.training.manifest import Manifest
@@ -60,22 +60,29 @@ def run_rank(
 ) -> bool:
     """Trains to the end or to a stop; false for a stop. `remote` makes rank 0's controller for an attempt."""
     device.prepare(threads)
-    folder = RunFolder(assignment.run_dir)
-    (attempt,) = ranks.from_first([folder.next_attempt() if ranks.is_first else 0])
-    resume = _choose_checkpoint(CheckpointStore(folder.path), ranks)
-    if ranks.is_first:
-        CheckpointStore(folder.path).begin_after(resume)
-    job = Job(assignment.config, Corpus.load(assignment.corpus_folder), folder.path, attempt)
-    outside = None
-    if ranks.is_first:
+    storage = RunStorage(assignment.config, assignment.run_dir)
+    folder = storage.folder
+    corpus = corpus_on_every_node(assignment.config.data, assignment.corpus_folder, ranks, storage.patience)
+    attempt, resume = storage.begin(ranks)
+    job = Job(assignment.config, corpus, folder.path, attempt, storage.bring)
+    if not ranks.is_first:
+        return _train(job, resume, device, ranks, None)
+    recorder = storage.log.begin(FileRecorder(folder.path, resume), resume.manifest.counters.step if resume else 0, attempt)
+    with storage.mirror() as mirror:
         outside = Outside(
-            recorder=FileRecorder(folder.path, resume),
+            recorder=recorder,
             remote=remote(attempt) if remote else None,
             stop_requested=stop_requested,
             commands=CommandsFile(folder.path),
-            still_ours=lambda: folder.attempt() == attempt,
+            still_ours=lambda: folder.attempt() == attempt and not mirror.is_fenced,
             tracking_run_id=lambda: _mlflow_run_id(folder.path),
+            mirror=mirror,
+            patience=storage.patience,
         )
+        return _train(job, resume, device, ranks, outside)
+
+
+def _train(job: Job, resume: Stored | None, device: Device, ranks: Ranks, outside: Outside | None) -> bool:
     rehearsed = preflight(job, device, ranks) if job.config.training.preflight else None
     return Loop(Run(job, resume, device, ranks, outside, rehearsed), resume).train()
 
@@ -86,16 +93,6 @@ def _is_repeated(record: dict[str, Any], manifest: Manifest) -> bool:
         return bool(record["step"] > manifest.controller.watermark)
     before_change = manifest.reason.startswith("before-")
     return record["kind"] == "val" and record["stage_end"] and before_change and bool(record["step"] == manifest.counters.step)
-
-
-def _choose_checkpoint(store: CheckpointStore, ranks: Ranks) -> Stored | None:
-    """The checkpoint that rank 0 finds good, on every rank."""
-    found = store.latest_good() if ranks.is_first else None
-    key = found.manifest.key if found else (-1, -1, -1)
-    wanted = tuple(ranks.from_first(list(key)))
-    if ranks.is_first or wanted == (-1, -1, -1):
-        return found
-    return next(stored for stored in store.all() if stored.manifest.key == wanted)
 
 
 def _mlflow_run_id(run_dir: Path) -> str | None:

@@ -203,7 +203,7 @@ class Loop:
         by_time = settings.every_minutes is not None and saved_for_s >= 60 * settings.every_minutes
         save = by_time or _crosses(settings.every_steps, before, step)
         decision, stop = self._decide(step)
-        return Orders(decision, save, stop or self._outside.stop_requested(), self._run.elapsed_s)
+        return Orders(decision, save, stop or self._run.saver.has_given_up or self._outside.stop_requested(), self._run.elapsed_s)
 
     def _decide(self, step: int) -> tuple[Decision | None, bool]:
         """What takes effect with the step after this one, by hand or by the controller; and whether to stop here, by hand."""

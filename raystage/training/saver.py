@@ -3,26 +3,45 @@
 import types
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from raystage.config.schema import Checkpoint
 from raystage.growth.tensors import TrainingTensors
+from raystage.storage.faults import StorageError
+from raystage.storage.patience import Patience
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.manifest import Manifest
+from raystage.training.mirror import AnyMirror, NoMirror
 
+_DISK_FAULTS = (SafetensorError,)  # what safetensors makes of a full disk
 _MAX_WAITING = 2  # copies of the state in memory: the one before a growth and the one after it
 
 
 class Saver:
     """A context: it leaves when everything is written. After an error nothing more is, so that no checkpoint follows a missing
-    one, and the next call raises the error."""
+    one, and the next call raises the error.
 
-    def __init__(self, store: CheckpointStore, settings: Checkpoint) -> None:
+    A disk that is full or away is no error before `patience` is over: the write is tried again while training goes on, and of the
+    checkpoints that come meanwhile the latest waits. Past that `has_given_up`, and leaving the context raises StorageError.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, settings: Checkpoint, mirror: AnyMirror | None = None, patience: Patience | None = None
+    ) -> None:
         self._store, self._settings = store, settings
+        self._mirror = mirror or NoMirror()
+        self._patience = patience or Patience(60 * settings.storage_retry_minutes)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []
         self._failed = False
+        self._late: StorageError | None = None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether storage was full or away for longer than the user's limit: the run is to stop."""
+        return self._late is not None or self._mirror.has_given_up
 
     def __enter__(self) -> "Saver":
         return self
@@ -40,6 +59,8 @@ class Saver:
     def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, *, frozen: bool = False) -> None:
         """Returns once the tensors are copied; `frozen` ones in host memory, which nobody changes before `wait` returns, are not."""
         self.check()
+        if len(self._writing) >= _MAX_WAITING and self._patience.is_tried and self._writing[-1].cancel():
+            self._writing.pop()  # training does not wait for storage that is away; the newer state takes the place
         while len(self._writing) >= _MAX_WAITING:
             self._writing.pop(0).result()
         self._writing.append(self._writer.submit(self._write, manifest, config, _in_host_memory(tensors, copy=not frozen)))
@@ -50,18 +71,23 @@ class Saver:
             self._writing.pop(0).result()
 
     def wait(self) -> None:
-        """Until everything handed over is on disk."""
+        """Until everything handed over is on disk. Raises what the writer has met, StorageError too."""
         writing, self._writing = self._writing, []
         wait(writing)
         for future in writing:
             future.result()
+        if self._late is not None:
+            raise self._late
 
     def _write(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> None:
         if self._failed:
             return
         try:
-            self._store.save(manifest, config, tensors)
-            self._store.retire(self._settings.keep_last, self._settings.keep_best)
+            written = self._patience.call("writing a checkpoint", lambda: self._store.save(manifest, config, tensors), also=_DISK_FAULTS)
+            self._mirror.saved(written)
+            self._store.retire(self._settings.keep_last, self._settings.keep_best, self._mirror.unsent())
+        except StorageError as error:
+            self._failed, self._late = True, error
         except BaseException:
             self._failed = True
             raise
