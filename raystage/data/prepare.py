@@ -9,10 +9,11 @@ from raystage.data.cache import building, remove_leftovers
 from raystage.data.corpus import FORMAT_VERSION, Corpus
 from raystage.data.fingerprint import corpus_digest
 from raystage.data.progress import Progress, no_progress
-from raystage.data.remote_corpus import fetch_corpus, node_folder, open_corpus, send_corpus
+from raystage.data.remote_corpus import fetch_corpus, node_folder, send_corpus
 from raystage.data.tokenizer import load_tokenizer
 from raystage.storage.address import is_uri
 from raystage.storage.patience import Patience
+from raystage.storage.remote import RemoteFolder
 
 FOLDER_DIGITS = 16
 _PATIENCE_S = 600.0
@@ -32,7 +33,7 @@ def prepare(data: Data, progress: Progress | None = None, patience: Patience | N
     folder = node_folder(data, name) if is_elsewhere else Path(data.cache_dir).expanduser() / name
     remove_leftovers(folder.parent)
     if is_elsewhere:
-        open_corpus(data, name, patience).check_writable("data.cache_dir", ".writable")
+        RemoteFolder.open(data.cache_dir, "data.cache_dir", patience).check_writable("data.cache_dir", ".writable")
         fetch_corpus(data, name, patience)
     if not _is_whole(folder):
         with building(folder, _is_whole) as temporary:

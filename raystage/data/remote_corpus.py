@@ -28,7 +28,7 @@ def fetch_corpus(data: Data, name: str, patience: Patience) -> Corpus | None:
     with one_at_a_time(folder.with_name(f".{name}.lock")):
         if _is_here(folder):
             return Corpus.load(folder)
-        remote = open_corpus(data, name, patience)
+        remote = _open(data, name, patience)
         files = remote.names()
         if FACTS not in files:
             return None
@@ -58,14 +58,14 @@ def _is_here(folder: Path) -> bool:
     return True
 
 
-def open_corpus(data: Data, name: str, patience: Patience) -> RemoteFolder:
+def _open(data: Data, name: str, patience: Patience) -> RemoteFolder:
     """The folder of one corpus at the URI data.cache_dir. Raises ConfigError where that cannot be opened."""
     return RemoteFolder.open(f"{data.cache_dir.rstrip('/')}/{name}", "data.cache_dir", patience)
 
 
 def send_corpus(data: Data, folder: Path, patience: Patience) -> None:
     """Uploads a whole corpus, corpus.json last, unless it is there."""
-    remote = open_corpus(data, folder.name, patience)
+    remote = _open(data, folder.name, patience)
     if FACTS in remote.names():
         return
     files = sorted((path.name for path in folder.iterdir()), key=lambda name: name == FACTS)

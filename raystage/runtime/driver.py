@@ -118,7 +118,7 @@ def _train(
             products = wrap_up(config, corpus, folder)
         if mlflow:
             _hand_over(mlflow, folder, status)
-        elsewhere.push_products()
+        elsewhere.push_products(failed=status == "FAILED")
     return Outcome(finished, folder, products)
 
 

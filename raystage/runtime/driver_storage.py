@@ -68,12 +68,20 @@ class DriverStorage:
         if self._run is not None:
             self._run.push(OF_DRIVER)
 
-    def push_products(self) -> None:
-        """The files that the driver writes, and what it makes of a finished run."""
-        if self._run is not None:
+    def push_products(self, failed: bool) -> None:
+        """The files that the driver writes, and what it makes of a finished run. After a failed one each is tried once: storage may
+        be why it failed."""
+        if self._run is None:
+            return
+        if failed:
+            self._run.remote.patience.end()
+        try:
             self._run.push(OF_DRIVER)
             for name in ("report", "model"):
                 self._run.push_folder(name)
+        except StorageError:
+            if not failed:
+                raise
 
 
 class _RecordsFollower(threading.Thread):

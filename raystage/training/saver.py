@@ -52,7 +52,8 @@ class Saver:
         except Exception as late:
             if error is None:
                 raise
-            error.add_note(f"and the last checkpoint could not be written: {late}")
+            if late is not error:
+                error.add_note(f"and the last checkpoint could not be written: {late}")
         finally:
             self._writer.shutdown()
 

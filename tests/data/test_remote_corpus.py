@@ -62,7 +62,7 @@ def test_a_second_prepare_elsewhere_builds_nothing(tmp_path: Path) -> None:
 def test_a_store_that_fails_for_a_while_gets_it_whole(tmp_path: Path, faults: dict[str, int]) -> None:
     set_faults(**faults, only="bin")
     made = prepare(data_on(tmp_path, "one"))
-    assert FAULTS.failed >= 2
+    assert FAULTS.failed >= 1
     on_node(data_on(tmp_path, "two"), made).verify()
 
 

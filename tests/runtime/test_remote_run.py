@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 
 from raystage.config import Config, ConfigError
+from raystage.report.build import build_report
 from raystage.runtime.driver import Outcome, train
 from raystage.runtime.engine import EngineError
+from raystage.runtime.export import choose_checkpoint
 from raystage.runtime.local import LocalEngine
-from raystage.runtime.remote_commands import ask_elsewhere
+from raystage.runtime.remote_commands import ask_anywhere
 from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.view import list_runs, view_checkpoint, view_model, view_records
 from raystage.tracking.records import RunRecords, read_records
+from raystage.training.mirror import KEEP_UNSENT
 from tests.storage.faulty_store import FaultyFileSystem, empty_store, set_faults, stored
 from tests.training.made_run import configure, losses
 
@@ -201,13 +205,54 @@ def test_a_stop_asked_for_there_reaches_the_run(folder: Path, monkeypatch: pytes
 
     def asks(n: int) -> bool:
         if n == 2:
-            said.append(ask_elsewhere(STORE, "stop", "asked", None))
+            said.append(ask_anywhere(STORE, "stop", "asked", None))
         return n > 700
 
     assert not run(config, asks).finished
     assert "stop asked of asked" in said[0]
     assert [d["trigger"] for d in records(config).decisions if d["kind"] == "stop"] == ["manual"]
     assert not stored("/asked/asked/")
+
+
+def test_those_who_only_look_work_with_the_uri(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raystage.runtime.view._VIEWED", str(tmp_path / "viewed"))
+    config = elsewhere(folder, "viewed")
+    run(config)
+    shutil.rmtree(folder / "one")
+    table = list_runs(STORE)
+    assert [str(cell) for cell in table.columns[0].cells] == ["viewed", "  00000016-1-before-1"]
+    assert [str(cell) for cell in table.columns[1].cells][0] == "100%"
+    page = build_report([view_records(f"{STORE}/viewed")], tmp_path / "report")
+    assert "viewed" in page.read_text()
+    run_dir = view_checkpoint(f"{STORE}/viewed", None)
+    assert choose_checkpoint(run_dir, None).manifest.counters.step == 40
+    run_dir = view_checkpoint(f"{STORE}/viewed", "00000016-1-before-1")
+    assert choose_checkpoint(run_dir, "00000016-1-before-1").manifest.counters.step == 16
+    assert (view_model(f"{STORE}/viewed") / "model.safetensors").is_file()
+    for look in (view_records, view_model):
+        with pytest.raises(ConfigError, match="no (run|model) there"):
+            look(f"{STORE}/nothing")
+    with pytest.raises(ConfigError, match="this run is complete"):
+        ask_anywhere(STORE, "stop", "viewed", None)
+    with pytest.raises(ConfigError, match="no such run"):
+        ask_anywhere(STORE, "stop", "nothing", None)
+
+
+def test_checkpoints_that_are_not_there_yet_stay_here_up_to_a_bound(folder: Path) -> None:
+    keys = ["every_steps=5", "keep_last=1", "keep_best=0", "storage_retry_minutes=0.05"]
+    config = elsewhere(folder, "kept", "one", *(f"checkpoint.{key}" for key in keys))
+    unpinned: list[int] = []
+
+    def looks(n: int) -> bool:
+        if n == 2:
+            set_faults(away=10**9)
+        names = [path.name for path in (RunFolder.of(config).path / "checkpoints").glob("[0-9]*") if "before" not in path.name]
+        unpinned.append(len(names))
+        return False
+
+    with pytest.raises(EngineError):
+        run(config, looks)
+    assert 2 <= max(unpinned) <= KEEP_UNSENT + 2
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
