@@ -80,10 +80,10 @@ class RemoteRun:
     # -- here from there
 
     def take_up(self) -> None:
-        """Makes this folder go on from what is there, unless the latest attempt was this folder's: then it knows more."""
+        """Makes this folder go on from what is there, unless the latest attempt was this folder's, or none was: then it knows more."""
         claim = (self.remote.read(_ATTEMPT) or b"").decode()
         here = self._here().read_text() if self._here().is_file() else ""
-        if claim == here:
+        if not claim or claim == here:
             return
         self.fetch((*OF_DRIVER, *OF_RANK_0))
         leave_only(self._folder.path, self.checkpoints.whole_names())

@@ -1,7 +1,7 @@
 """A disk that is full or away: said, tried again, training goes on; and only past the user's limit it stops."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,12 @@ def alone(folder: Path) -> RunRecords:
 
 
 @pytest.fixture
-def fail_saves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Exception], list[int]]]:
+def fail_saves(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], list[int]]:
     """Makes so many saves fail; returns the list of steps that failed."""
 
     def begin(n_saves: int, error: Exception) -> list[int]:
-        save, failed = CheckpointStore.save, []
+        save = CheckpointStore.save
+        failed: list[int] = []
 
         def failing(store: CheckpointStore, manifest: Any, *rest: Any) -> Path:
             if len(failed) < n_saves:
@@ -50,7 +51,7 @@ def fail_saves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Excep
         monkeypatch.setattr(CheckpointStore, "save", failing)
         return failed
 
-    yield begin
+    return begin
 
 
 @pytest.mark.parametrize("error", [FULL, SafetensorError("I/O error: No space left on device (os error 28)")])
