@@ -25,7 +25,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, like tune_configs/quickstart.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="overrides of single keys")]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, like runs/quickstart")]
+RunDir = Annotated[
+    str, typer.Argument(metavar="RUN", help="run folder, like runs/quickstart, or its URI, like s3://bucket/runs/quickstart")
+]
 RunAction = Literal["raise", "grow", "pause", "resume", "stop"]
 ChangeOption = Literal["length", "batch", "depth", "width"]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local, instead of runtime.engine")]
@@ -86,13 +88,16 @@ def plan(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="one run folder, or several to compare")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="one run folder or its URI, or several to compare")],
     out: Annotated[Path | None, typer.Option(help="folder for the page; default: RUN/report, or 'report' for several")] = None,
 ) -> None:
     """Build the page and the picture of one run, or of several side by side."""
     from raystage.report.build import build_report
+    from raystage.runtime.view import view_records
 
-    _say(f"report: {build_report(runs, out or (runs[0] / 'report' if len(runs) == 1 else Path('report')))}")
+    folders = [view_records(run) for run in runs]
+    beside = len(runs) == 1 and folders[0] == Path(runs[0])
+    _say(f"report: {build_report(folders, out or (folders[0] / 'report' if beside else Path('report')))}")
 
 
 @app.command()
@@ -104,9 +109,11 @@ def export(
     """Write a checkpoint of RUN as a Hugging Face folder that AutoModelForCausalLM loads."""
     from raystage.runtime.export import choose_checkpoint
     from raystage.runtime.export import export as write
+    from raystage.runtime.view import view_checkpoint
 
-    stored = choose_checkpoint(run, checkpoint)
-    _say(f"model: {write(stored, _corpus_of(run), target)} ({stored.folder.name})")
+    folder = view_checkpoint(run, checkpoint)
+    stored = choose_checkpoint(folder, checkpoint)
+    _say(f"model: {write(stored, _corpus_of(folder), target)} ({stored.folder.name})")
 
 
 @app.command(epilog=_key_list(Grow))
@@ -131,7 +138,7 @@ def grow(
 
 @app.command()
 def generate(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="finished run folder, or a Hugging Face folder")],
+    source: Annotated[str, typer.Argument(metavar="RUN", help="finished run folder or its URI, or a Hugging Face folder")],
     prompt: Annotated[str, typer.Option(help="text to go on from; empty: the start of a document")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="[tokens] to write")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy")] = 0.7,
@@ -141,8 +148,9 @@ def generate(
 ) -> None:
     """Write text with a trained model, to the end of its document or of the tokens."""
     from raystage.evaluation.generation import Generator, Sampling
+    from raystage.runtime.view import view_model
 
-    folder = source / "model" if (source / "model").is_dir() else source
+    folder = view_model(source)
     try:
         generator = Generator(folder)
     except ValueError as error:
@@ -183,20 +191,20 @@ def runs(
     action: Annotated[RunAction | None, typer.Argument(help="what to do; none: list the runs")] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="run to do it to")] = None,
     what: Annotated[ChangeOption | None, typer.Option(help="length or batch (raise), depth or width (grow); default: what is next")] = None,
-    storage: Annotated[Path, typer.Option(help="folder of run folders")] = Path("runs"),
+    storage: Annotated[str, typer.Option(help="folder of run folders, or its URI")] = "runs",
 ) -> None:
     """List runs, or decide by hand: raise, grow (the plan's next change, now), pause and resume (pacing), stop (with a checkpoint).
 
     A decision by hand takes effect at the run's next check, on all workers, and is recorded like any other.
     """
     if action is None:
-        from raystage.runtime.run_list import run_table
+        from raystage.runtime.view import list_runs
 
-        _terminal.print(run_table(storage))
+        _terminal.print(list_runs(storage))
         return
-    from raystage.runtime.commands_file import ask
+    from raystage.runtime.remote_commands import ask_anywhere
 
-    _say(ask(storage, action, name, what))
+    _say(ask_anywhere(storage, action, name, what))
 
 
 def _train_on_ray(settings: Config) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import raystage
 
-CORE = ("config", "data", "devices", "evaluation", "growth", "models", "pacing", "training")
+CORE = ("config", "data", "devices", "evaluation", "growth", "models", "pacing", "storage", "training")
 BLOCKED = ("ray", "mlflow")  # rich and typer come with transformers; the import contracts keep them out of ours
 
 _IMPORT_ALONE = """

@@ -128,6 +128,11 @@ def _check_init(config: Config) -> None:
 
 
 def _check_workers(config: Config) -> None:
+    if config.training.strategy == "fsdp" and "://" in config.storage:
+        raise ConfigError(
+            f"training.strategy=fsdp: every rank writes its shards, and storage={config.storage} takes those of rank 0's machine alone; "
+            "give a path that all machines share"
+        )
     runtime, n_stages = config.runtime, 1 + sum(change_counts(config).values())
     for number, workers in enumerate(runtime.stage_workers or (runtime.workers,)):
         key = "runtime.workers" if runtime.stage_workers is None else f"runtime.stage_workers.{number}"

@@ -47,7 +47,12 @@ class Data:
     tokenizer: Tokenizer = Field(default=Tokenizer(), description="how text becomes tokens")
     attend_across_documents: bool = Field(default=True, description="false: attention stops at document borders inside a packed row")
     processes: int = Field(default=0, ge=0, description="[processes] that tokenize; 0: one a core")
-    cache_dir: str = Field(default=".raystage/data", description="folder of prepared corpora, keyed by content")
+    cache_dir: str = Field(
+        default=".raystage/data", min_length=1, description="folder of prepared corpora, keyed by content; or a URI, like s3://bucket/data"
+    )
+    node_cache_dir: str = Field(
+        default="~/.cache/raystage/data", min_length=1, description="folder on every node for its copy, where cache_dir is a URI"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -166,6 +171,9 @@ class Checkpoint:
     )
     keep_last: Positive = Field(default=2, description="[checkpoints] latest ones kept")
     keep_best: int = Field(default=1, ge=0, description="[checkpoints] best ones by validation loss kept beside them")
+    storage_retry_minutes: float = Field(
+        default=30.0, gt=0, description="[minutes] that storage may be full or away before the run stops; training goes on meanwhile"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -230,7 +238,12 @@ class Config:
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="of the run; the same name again resumes it",
     )
-    storage: str = Field(default="runs", min_length=1, description="folder that holds run folders; shared by all nodes of a cluster")
+    storage: str = Field(
+        default="runs", min_length=1, description="folder of run folders, shared by all nodes; or a URI of fsspec, like s3://bucket/runs"
+    )
+    storage_cache: str = Field(
+        default="~/.cache/raystage/runs", min_length=1, description="folder on every node to work in, where storage is a URI"
+    )
     seed: int = Field(default=1234, ge=0, lt=2**31, description="of initial values, data order, growth and dropout")
     data: Data = Field(default=Data(), description="text and tokens")
     model: Model = Field(default=Model(), description="the target model; pacing says from which smaller one it grows")

@@ -9,25 +9,37 @@ from raystage.data.cache import building, remove_leftovers
 from raystage.data.corpus import FORMAT_VERSION, Corpus
 from raystage.data.fingerprint import corpus_digest
 from raystage.data.progress import Progress, no_progress
+from raystage.data.remote_corpus import fetch_corpus, node_folder, send_corpus
 from raystage.data.tokenizer import load_tokenizer
+from raystage.storage.address import is_uri
+from raystage.storage.patience import Patience
+from raystage.storage.remote import RemoteFolder
 
 FOLDER_DIGITS = 16
+_PATIENCE_S = 600.0
 
 
-def prepare(data: Data, progress: Progress | None = None) -> Corpus:
+def prepare(data: Data, progress: Progress | None = None, patience: Patience | None = None) -> Corpus:
     """The corpus of `data` in `data.cache_dir`, built if it is not there yet (or is damaged), else verified and returned.
 
-    `progress(label, done, total)` hears of every piece read, in bytes. Raises ConfigError for a source, tokenizer or cache
-    that cannot be read, or gives no training or no validation text.
+    Where that is a URI, the corpus is built or downloaded in `data.node_cache_dir` and lies in both when this returns; `patience`:
+    with the store. `progress(label, done, total)` hears of every piece read, in bytes. Raises ConfigError for a source, tokenizer or
+    cache that cannot be read, or gives no training or no validation text; StorageError where the store is away for too long.
     """
     tokenizer = None if data.tokenizer.kind == "train" else load_tokenizer(data.tokenizer)
     digest = corpus_digest(data, tokenizer, FORMAT_VERSION)
-    cache = Path(data.cache_dir).expanduser()
-    folder = cache / digest[:FOLDER_DIGITS]
-    remove_leftovers(cache)
+    name = digest[:FOLDER_DIGITS]
+    is_elsewhere, patience = is_uri(data.cache_dir), patience or Patience(_PATIENCE_S)
+    folder = node_folder(data, name) if is_elsewhere else Path(data.cache_dir).expanduser() / name
+    remove_leftovers(folder.parent)
+    if is_elsewhere:
+        RemoteFolder.open(data.cache_dir, "data.cache_dir", patience).check_writable("data.cache_dir", ".writable")
+        fetch_corpus(data, name, patience)
     if not _is_whole(folder):
         with building(folder, _is_whole) as temporary:
             build_corpus(data, tokenizer, digest, temporary, progress or no_progress)
+    if is_elsewhere:
+        send_corpus(data, folder, patience)
     return Corpus.load(folder)
 
 

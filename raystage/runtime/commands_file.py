@@ -14,13 +14,24 @@ from raystage.training.ports import Command
 COMMANDS_FILE = "commands.jsonl"
 
 
-def ask(storage: Path, action: str, name: str | None, what: str | None) -> str:
-    """Adds a command to a run's file; returns a line that says so. Raises ConfigError for a run or a wish that does not exist."""
+def check_wish(action: str, name: str | None, what: str | None) -> str:
+    """The run's name. Raises ConfigError for a wish that no run can fulfil."""
     if name is None:
         raise ConfigError(f"raystage runs {action}: of which run? Give its name; 'raystage runs' lists them")
     if what is not None and what not in WANTED.get(action, ()):
         takes = " or ".join(WANTED[action]) if action in WANTED else "no --what"
         raise ConfigError(f"--what={what}: {action} takes {takes}")
+    return name
+
+
+def command_line(action: str, what: str | None, **more: object) -> dict[str, object]:
+    """A line that asks for something now."""
+    return {**more, "action": action, "what": what, "asked_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+def ask(storage: Path, action: str, name: str | None, what: str | None) -> str:
+    """Adds a command to a run's file; returns a line that says so. Raises ConfigError for a run or a wish that does not exist."""
+    name = check_wish(action, name, what)
     folder = storage / name
     if CheckpointStore(folder).has_end():
         raise ConfigError(f"{folder}: this run is complete; nothing there is left to decide")
@@ -51,8 +62,15 @@ class CommandsFile:
         if not self._path.parent.is_dir():
             raise ConfigError(f"{self._path.parent}: no such run folder; 'raystage runs' lists them")
         command_id = len(self.all()) + 1
-        self._append({"command_id": command_id, "action": action, "what": what, "asked_at": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        self._append(command_line(action, what, command_id=command_id))
         return command_id
+
+    def take_in(self, line: bytes, asked_as: str) -> None:
+        """Appends a command that was asked for elsewhere, once."""
+        asked = parse_line(line) or {}
+        known = self._path.read_bytes().split(b"\n") if self._path.is_file() else []
+        if "action" in asked and not any((parse_line(each) or {}).get("asked_as") == asked_as for each in known):
+            self._append({"command_id": len(self.all()) + 1, **asked, "asked_as": asked_as})
 
     def assign(self, command_id: int, effective_step: int) -> None:
         """The command takes effect with this step, in this attempt and in every later one that comes by it again."""

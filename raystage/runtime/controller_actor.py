@@ -21,9 +21,10 @@ _ASK_EVERY_S = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """The last that was heard of a group of workers: the step that rank 0 has done, and how long ago [s]."""
+    """The last that was heard of a group of workers: the step that rank 0 has done, the changes behind, and how long ago [s]."""
 
     step: int
+    position: int
     age_s: float
 
 
@@ -44,7 +45,7 @@ class ControllerShell:
         self._state = State.at(policy.plan.untouched)
         self._attempt = 0
         self._ask: Ask | None = None
-        self._step, self._heard_s = -1, time.monotonic()
+        self._step, self._position, self._heard_s = -1, 0, time.monotonic()
         self._workers: dict[int, Worker] = {}
 
     def restore(self, attempt: int, state: State) -> None:
@@ -59,15 +60,15 @@ class ControllerShell:
         self._state, checks = observe(self._policy, self._state, points)
         return self._state, checks
 
-    def asked(self, step: int) -> Ask | None:
+    def asked(self, step: int, position: int) -> Ask | None:
         """What the driver asks of the workers; tells it how far they are."""
-        self._step, self._heard_s = step, time.monotonic()
+        self._step, self._position, self._heard_s = step, position, time.monotonic()
         return self._ask
 
     def ask(self, ask: Ask | None) -> Word:
         """Sets what is asked; returns what was last heard."""
         self._ask = ask
-        return Word(self._step, time.monotonic() - self._heard_s)
+        return Word(self._step, self._position, time.monotonic() - self._heard_s)
 
     def begin_group(self) -> None:
         """The workers of a new group are on their way."""
@@ -117,7 +118,7 @@ class ActorController:
     def restore(self, state: State) -> None:
         self._actor.restore.remote(self._attempt, state)
 
-    def asked(self, step: int) -> Ask | None:
+    def asked(self, step: int, position: int) -> Ask | None:
         """What was asked when last heard; puts the question again without waiting."""
         if self._question is not None and ray.wait([self._question], timeout=0)[0]:
             with contextlib.suppress(RayError):
@@ -125,7 +126,7 @@ class ActorController:
             self._question = None
         if self._question is None and time.monotonic() - self._asked_s >= _ASK_EVERY_S:
             self._asked_s = time.monotonic()
-            self._question = self._actor.asked.remote(step)
+            self._question = self._actor.asked.remote(step, position)
         return self._ask
 
 

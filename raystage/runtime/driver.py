@@ -12,10 +12,13 @@ from raystage.config.duration import parse_duration
 from raystage.data.corpus import Corpus
 from raystage.data.prepare import prepare
 from raystage.data.progress import Progress
-from raystage.runtime.engine import Engine
+from raystage.runtime.driver_storage import DriverStorage
+from raystage.runtime.engine import Engine, EngineError
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.worker import Assignment
 from raystage.runtime.wrap_up import Products, wrap_up
+from raystage.storage.faults import StorageError
+from raystage.storage.patience import Patience
 from raystage.tracking import Follower, Sink
 from raystage.tracking.console import Console
 from raystage.tracking.mlflow_sink import MlflowSink
@@ -35,9 +38,9 @@ class Outcome:
     products: Products | None
 
 
-def prepare_corpus(config: Config, progress: Progress) -> Corpus:
-    """The corpus, checked against the model. Raises ConfigError."""
-    corpus = prepare(config.data, progress)
+def prepare_corpus(config: Config, progress: Progress, patience: Patience | None = None) -> Corpus:
+    """The corpus, checked against the model. Raises ConfigError, and StorageError where its store is away for too long."""
+    corpus = prepare(config.data, progress, patience)
     try:
         vocab_size_of(config, corpus.vocab_size)
     except ValueError as error:
@@ -49,23 +52,36 @@ def prepare_corpus(config: Config, progress: Progress) -> Corpus:
 
 def train(config: Config, make_engine: Callable[[], Engine], progress: Progress, say: Callable[[str], None]) -> Outcome:
     """Runs or resumes the run `config.name`. Raises ConfigError before anything starts, EngineError when training fails."""
-    corpus = prepare_corpus(config, progress)
+    patience = Patience(60 * config.checkpoint.storage_retry_minutes, lambda trouble: say(str(trouble)))
+    try:
+        return _train_in_storage(config, make_engine, progress, say, patience)
+    except StorageError as error:
+        raise EngineError(str(error)) from error
+
+
+def _train_in_storage(
+    config: Config, make_engine: Callable[[], Engine], progress: Progress, say: Callable[[str], None], patience: Patience
+) -> Outcome:
+    corpus = prepare_corpus(config, progress, patience)
     if config.init_from.path is not None:
         try:
             find_checkpoint(Path(config.init_from.path).expanduser())
         except ValueError as error:
             raise ConfigError(f"init_from.path: {error}") from None
     folder = RunFolder.of(config)
+    elsewhere = DriverStorage(config, folder, patience, say)
     with folder.locked():
+        elsewhere.take_up()
         for change in folder.accept(config):
             say(f"changed since the last attempt: {change}")
+        elsewhere.push_configuration()
         damage: list[str] = []
-        finished = _is_finished(config, folder, damage)
+        finished = elsewhere.is_finished() or _is_finished(config, folder, damage)
         for line in damage:
             say(line)
         if finished:
             say(f"run {config.name!r} is complete; a longer training.duration goes on from its end")
-        return _train(config, corpus, folder, None if finished else make_engine)
+        return _train(config, corpus, folder, None if finished else make_engine, elsewhere)
 
 
 def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
@@ -76,7 +92,9 @@ def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
     return stored is not None and stored.manifest.counters.progress(parse_duration(config.training.duration)) >= 1.0
 
 
-def _train(config: Config, corpus: Corpus, folder: RunFolder, make_engine: Callable[[], Engine] | None) -> Outcome:
+def _train(
+    config: Config, corpus: Corpus, folder: RunFolder, make_engine: Callable[[], Engine] | None, elsewhere: DriverStorage
+) -> Outcome:
     """Everything that follows the run, around the engine; without one the run is complete, and its records may wait."""
     duration = parse_duration(config.training.duration)
     mlflow = MlflowSink.open(folder.path, config.tracking, to_tree(config), config.name) if config.tracking.mlflow else None
@@ -89,7 +107,7 @@ def _train(config: Config, corpus: Corpus, folder: RunFolder, make_engine: Calla
         if make_engine:
             engine = make_engine()
             console.start()
-            with _stopping_on_signals(engine.request_stop):
+            with _stopping_on_signals(engine.request_stop), elsewhere.following():
                 assignment = Assignment(_with_absolute_paths(config), corpus.folder.absolute(), folder.path)
                 finished = engine.train(assignment, console.say)
         status = "FINISHED" if finished else "KILLED"
@@ -97,9 +115,11 @@ def _train(config: Config, corpus: Corpus, folder: RunFolder, make_engine: Calla
         follower.stop(_LAST_DELIVERY_S)
         console.close()
         if finished:
+            elsewhere.bring_newest()
             products = wrap_up(config, corpus, folder)
         if mlflow:
             _hand_over(mlflow, folder, status)
+        elsewhere.push_products(failed=status == "FAILED")
     return Outcome(finished, folder, products)
 
 

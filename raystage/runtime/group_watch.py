@@ -15,7 +15,7 @@ from raystage.training.worker_range import Workers
 
 
 class GroupWatch:
-    """Asks the workers to stop or to leave. `workers`: those that have begun, by rank; `reached_step`: the furthest they told of."""
+    """Asks the workers to stop or to leave. `workers`: those that have begun, by rank; `reached_step`, `position`: the furthest."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class GroupWatch:
         self._room_before = n_workers
         self._leave = self._killed = False
         self.workers: dict[int, Worker] = {}
-        self.reached_step = -1
+        self.reached_step, self.position = -1, 0
 
     def look(self, stop: bool) -> None:
         """Called often; again and again, since an actor that died and came back has forgotten what was asked."""
@@ -41,7 +41,7 @@ class GroupWatch:
             self.workers = self._controller.workers()
         word = self._controller.ask(ask)
         if word is not None:
-            self.reached_step = max(self.reached_step, word.step)
+            self.reached_step, self.position = max(self.reached_step, word.step), max(self.position, word.position)
             self._end_silence(word)
         if time.monotonic() - self._looked_s >= self._runtime.resize_check_s and not self._leave:
             self._looked_s = time.monotonic()

@@ -12,6 +12,7 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.engine import EngineError
 from raystage.runtime.worker import Assignment, run_rank
+from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.ports import Ask
 from raystage.training.rehearsal import RehearsalError
@@ -64,10 +65,10 @@ class LocalEngine:
     def _run(self, assignment: Assignment) -> bool:
         try:
             return run_rank(assignment, self._device, self.ranks, self._threads, asked=self._asked) == "finished"
-        except (TrainingError, FencedError, CheckpointError, RehearsalError) as error:
+        except (TrainingError, FencedError, CheckpointError, RehearsalError, StorageError) as error:
             raise EngineError(str(error)) from error
 
-    def _asked(self, step: int) -> Ask | None:
+    def _asked(self, step: int, position: int) -> Ask | None:
         return "stop" if self._stop.is_set() else None
 
     def request_stop(self) -> None:

@@ -25,6 +25,7 @@ from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.worker import Assignment
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
+from raystage.training.run import FencedError
 from raystage.training.worker_range import Workers, workers_of
 
 _LOOK_EVERY_S = 0.5
@@ -56,9 +57,9 @@ class RayEngine:
 
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
         controller, restarts = DriverController(actor, self._runtime.decision_timeout_s), Restarts(self._runtime.max_failures)
-        n_before = 0
+        n_before = position = 0
         for number in range(1, 1_000_000):
-            wanted = workers_of(assignment.config, _position(assignment))
+            wanted = workers_of(assignment.config, max(position, _position(assignment)))
             n_workers = self._wait_for_room(wanted, n_before, say)
             if n_workers is None:
                 return False
@@ -67,7 +68,7 @@ class RayEngine:
             fit = Fit(assignment, actor, number, n_workers, self._use_gpu)
             watch = GroupWatch(controller, wanted, n_workers, self._need, self._runtime, say)
             end = self._follow(fit, watch)
-            n_before = n_workers
+            n_before, position = n_workers, watch.position
             free_resources(list(watch.workers.values()))
             if end.ending == "finished":
                 return True
@@ -77,6 +78,8 @@ class RayEngine:
                 raise EngineError(end.fatal)
             if end.ending is None:
                 noted = [failure for failure in failures_of(assignment.run_dir) if failure.attempt > attempt_before]
+                if fenced := next((failure for failure in noted if failure.error.startswith(FencedError.__name__)), None):
+                    raise EngineError(fenced.error)  # rank 0 alone knew, and the others ended with it
                 say(restarts.after(_reached(assignment, watch), noted, end.error))
         raise AssertionError("a million groups of workers")
 

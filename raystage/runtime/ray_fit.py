@@ -1,12 +1,10 @@
 """One group of workers: a fit of Ray Train in a thread, from its start to its end."""
 
 import dataclasses
-import json
 import os
 import signal
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,13 +20,13 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.controller_actor import ActorController, Worker
 from raystage.runtime.failures import is_of_peers
+from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.worker import Assignment, run_rank
+from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.ports import Ask, Ending
 from raystage.training.rehearsal import RehearsalError
-from raystage.training.run import FencedError, TrainingError
-
-_MARK = "outcome.json"
+from raystage.training.run import TrainingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,37 +43,31 @@ class Fit(threading.Thread):
 
     def __init__(self, assignment: Assignment, controller: Any, number: int, n_workers: int, use_gpu: bool) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
-        self._folder, self._number = assignment.run_dir / "ray", number
-        self._error: Exception | None = None
+        self._result: GroupEnd | None = None
         self._trainer = TorchTrainer(
-            _train_worker,
-            train_loop_config={"assignment": assignment, "controller": controller, "number": number},
+            _train_worker,  # type: ignore[arg-type]  # mypy sees the trainer of Ray Train v1
+            train_loop_config={"assignment": assignment, "controller": controller},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=n_workers, use_gpu=use_gpu),
             run_config=RunConfig(
                 name=f"driver-{os.getpid()}-{number}",
-                storage_path=str(self._folder),
+                **ray_storage(assignment),
                 # every failure is the engine's to answer, who may find other nodes by then
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
             ),
         )
 
     def run(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        (self._folder / _MARK).unlink(missing_ok=True)
         try:
-            self._trainer.fit()
+            said = self._trainer.fit().return_value  # type: ignore[attr-defined]
+            self._result = GroupEnd(**said) if said else GroupEnd(error="the workers ended without a word")
         except Exception as error:  # whatever it is, the engine answers it
-            self._error = error
+            self._result = GroupEnd(error=_cause(error))
 
     def end(self) -> GroupEnd:
         """How it ended, once it has."""
-        said = _read_mark(self._folder, self._number)
-        if "fatal" in said:
-            return GroupEnd(fatal=said["fatal"])
-        if self._error is not None:
-            return GroupEnd(error=_cause(self._error))
-        return GroupEnd(ending=said.get("ending"), error="the workers ended without a word")
+        assert self._result is not None
+        return self._result
 
 
 def kill_workers(workers: Sequence[Worker]) -> None:
@@ -97,23 +89,12 @@ def _kill(process_id: int) -> None:
     os.kill(process_id, signal.SIGKILL)
 
 
-def _train_worker(settings: dict[str, Any]) -> None:
-    """Runs on every worker. How it ended is left as a mark: Ray Train takes every return for success, and an error that all ranks
-    meet alike would only come again."""
-    assignment: Assignment = settings["assignment"]
-    ranks = Ranks.of_process()
-
-    def say(**said: str) -> None:
-        if ranks.is_first:
-            (assignment.run_dir / "ray" / _MARK).write_text(json.dumps({"number": settings["number"], **said}))
-
+def _train_worker(settings: dict[str, Any]) -> dict[str, str]:
+    """Runs on every worker; returns how it ended, as the fields of GroupEnd. An error that all ranks meet alike would only come again."""
     try:
-        say(ending=_run_worker(assignment, ranks, settings["controller"]))
-    except (TrainingError, CheckpointError, ConfigError, RehearsalError) as error:
-        say(fatal=str(error))
-    except FencedError as error:
-        say(fatal=str(error))
-        raise  # rank 0 alone knows: the others wait for it, and end with it
+        return {"ending": _run_worker(settings["assignment"], Ranks.of_process(), settings["controller"])}
+    except (TrainingError, CheckpointError, ConfigError, RehearsalError, StorageError) as error:
+        return {"fatal": str(error)}
 
 
 def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> Ending:
@@ -127,18 +108,10 @@ def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> Ending
         handle.append(ActorController(controller, attempt, runtime.decision_timeout_s))
         return handle[0]
 
-    def asked(step: int) -> Ask | None:
-        return handle[0].asked(step)
+    def asked(step: int, position: int) -> Ask | None:
+        return handle[0].asked(step, position)
 
     return run_rank(assignment, device, ranks, threads, remote, asked, is_elastic=True)
-
-
-def _read_mark(folder: Path, number: int) -> dict[str, Any]:
-    try:
-        said: dict[str, Any] = json.loads((folder / _MARK).read_text())
-    except (OSError, ValueError):
-        return {}
-    return said if said.get("number") == number else {}
 
 
 def _cause(error: Exception) -> str:

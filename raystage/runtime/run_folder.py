@@ -11,24 +11,25 @@ from typing import Any
 import yaml
 
 from raystage.config import Config, ConfigError, dump, flat, to_tree
+from raystage.storage.address import is_uri, local_folder_of
 
 # keys that may change between the attempts of one run: they move no loss of a step
 _MAY_CHANGE = (
     *("runtime.", "tracking.", "sample.", "checkpoint.", "storage", "training.duration", "training.strategy"),
-    *("data.cache_dir", "data.processes"),
+    *("data.cache_dir", "data.node_cache_dir", "data.processes"),
 )
 _ATTEMPT, _LOCK, _CONFIG, _CHANGES = "attempt", "lock", "config.yaml", "config_changes.jsonl"
 
 
 class RunFolder:
-    """`storage/name`. Created by `open`."""
+    """`storage/name`; where storage is a URI, the folder on this machine that stands for it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @staticmethod
     def of(config: Config) -> "RunFolder":
-        return RunFolder(Path(config.storage).expanduser().absolute() / config.name)
+        return RunFolder(folder_of_runs(config.storage, config.storage_cache) / config.name)
 
     @property
     def report(self) -> Path:
@@ -76,11 +77,16 @@ class RunFolder:
             return int((self.path / _ATTEMPT).read_text())
         return 0
 
-    def next_attempt(self) -> int:
+    def next_attempt(self, at_least: int = 1) -> int:
         """Begins a new attempt, which fences off all earlier ones."""
-        attempt = self.attempt() + 1
+        attempt = max(self.attempt() + 1, at_least)
         _write_whole(self.path / _ATTEMPT, str(attempt))
         return attempt
+
+
+def folder_of_runs(storage: str, cache: str) -> Path:
+    """The folder on this machine of the runs in `storage`, a path or a URI."""
+    return local_folder_of(storage, cache) if is_uri(storage) else Path(storage).expanduser().absolute()
 
 
 def _write_whole(path: Path, text: str) -> None:

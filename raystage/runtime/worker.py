@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from raystage.config import Config
-from raystage.data.corpus import Corpus
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.commands_file import CommandsFile
 from raystage.runtime.failures import note_failure
-from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.node_corpus import corpus_on_every_node
+from raystage.runtime.run_storage import RunStorage
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
-from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.checkpoint import Stored
 from raystage.training.job import Job
 from raystage.training.loop import Loop
 from raystage.training.manifest import Manifest
-from raystage.training.ports import Ask, Ending, RemoteController
+from raystage.training.ports import Asked, Ending, RemoteController, nothing_asked
 from raystage.training.preflight import preflight
 from raystage.training.run import Outside, Run
 from raystage.training.worker_range import workers_of
@@ -58,7 +58,7 @@ def run_rank(
     ranks: Ranks,
     threads: int,
     remote: Callable[[int], RemoteController] | None = None,
-    asked: Callable[[int], Ask | None] = lambda step: None,
+    asked: Asked = nothing_asked,
     is_elastic: bool = False,
 ) -> Ending:
     """Trains to the end, or until `asked` for something else. `remote` makes rank 0's controller for an attempt.
@@ -66,22 +66,29 @@ def run_rank(
     `is_elastic`: the group is left where a stage is for other workers than the one that it begins with.
     """
     device.prepare(threads)
-    folder = RunFolder(assignment.run_dir)
-    (attempt,) = ranks.from_first([folder.next_attempt() if ranks.is_first else 0])
-    resume = _choose_checkpoint(CheckpointStore(folder.path), ranks)
-    if ranks.is_first:
-        CheckpointStore(folder.path).begin_after(resume)
-    job = Job(assignment.config, Corpus.load(assignment.corpus_folder), folder.path, attempt)
-    outside = None
-    if ranks.is_first:
+    storage = RunStorage(assignment.config, assignment.run_dir)
+    folder = storage.folder
+    corpus = corpus_on_every_node(assignment.config.data, assignment.corpus_folder, ranks, storage.patience)
+    attempt, resume = storage.begin(ranks)
+    job = Job(assignment.config, corpus, folder.path, attempt, storage.bring)
+    if not ranks.is_first:
+        return _train(job, resume, device, ranks, None, is_elastic)
+    recorder = storage.log.begin(FileRecorder(folder.path, resume), resume.manifest.counters.step if resume else 0, attempt)
+    with storage.mirror() as mirror:
         outside = Outside(
-            recorder=FileRecorder(folder.path, resume),
+            recorder=recorder,
             remote=remote(attempt) if remote else None,
             asked=asked,
             commands=CommandsFile(folder.path),
-            still_ours=lambda: folder.attempt() == attempt,
+            still_ours=lambda: folder.attempt() == attempt and not mirror.is_fenced,
             tracking_run_id=lambda: _mlflow_run_id(folder.path),
+            mirror=mirror,
+            patience=storage.patience,
         )
+        return _train(job, resume, device, ranks, outside, is_elastic)
+
+
+def _train(job: Job, resume: Stored | None, device: Device, ranks: Ranks, outside: Outside | None, is_elastic: bool) -> Ending:
     rehearsed = preflight(job, device, ranks) if job.config.training.preflight else None
     run = Run(job, resume, device, ranks, outside, rehearsed)
     begun_for = workers_of(job.config, run.state.position)
@@ -89,7 +96,7 @@ def run_rank(
     try:
         return loop.train()
     except Exception as error:
-        note_failure(folder.path, attempt, ranks.rank, loop.where(), error)
+        note_failure(job.run_dir, job.attempt, ranks.rank, loop.where(), error)
         raise
 
 
@@ -99,16 +106,6 @@ def _is_repeated(record: dict[str, Any], manifest: Manifest) -> bool:
         return bool(record["step"] > manifest.controller.watermark)
     before_change = manifest.reason.startswith("before-")
     return record["kind"] == "val" and record["stage_end"] and before_change and bool(record["step"] == manifest.counters.step)
-
-
-def _choose_checkpoint(store: CheckpointStore, ranks: Ranks) -> Stored | None:
-    """The checkpoint that rank 0 finds good, on every rank."""
-    found = store.latest_good() if ranks.is_first else None
-    key = found.manifest.key if found else (-1, -1, -1)
-    wanted = tuple(ranks.from_first(list(key)))
-    if ranks.is_first or wanted == (-1, -1, -1):
-        return found
-    return next(stored for stored in store.all() if stored.manifest.key == wanted)
 
 
 def _mlflow_run_id(run_dir: Path) -> str | None:

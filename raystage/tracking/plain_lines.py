@@ -28,7 +28,7 @@ def progress_line(progress: Progress, duration: Duration) -> str:
 
 
 def event_line(record: Record) -> str:
-    """One line for a start, a preflight, a validation or the end; empty for other records."""
+    """One line for a start, a preflight, a validation, trouble with storage or the end; empty for other records."""
     match record["kind"]:
         case "start":
             again = f", attempt {record['attempt']}" if record["step"] else ""
@@ -38,6 +38,8 @@ def event_line(record: Record) -> str:
             return f"validation at step {record['step']}: loss {number(record['val_loss'], '.4f')}{end}"
         case "preflight":
             return _preflight(record)
+        case "storage":
+            return str(record["text"])
         case "end":
             return f"end at step {record['step']}: {units.count(record['tokens_seen'])} tokens in {units.duration(record['time_s'])}"
     return ""

@@ -4,13 +4,15 @@ A line counts once its newline is on disk. What follows the last newline is a wr
 the next writer removes it.
 """
 
+import collections
 import dataclasses
 import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from raystage.config.errors import ConfigError
 
@@ -20,17 +22,23 @@ DECISIONS_FILE = "decisions.jsonl"
 
 
 class JsonlWriter:
-    """Appends records to one file. Each is handed to the operating system whole, so a killed process loses none."""
+    """Appends records to one file. Each is handed to the operating system whole, so a killed process loses none.
+
+    What a full disk does not take waits in memory and is written, in order, with the next record.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _remove_torn_line(self._path)
         self._file = _open_to_append(self._path)
+        self._waiting: collections.deque[bytes] = collections.deque()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record. NaN and infinities, which JSON has not, become null."""
-        self._file.write(json.dumps(_without_non_finite(dict(record)), allow_nan=False) + "\n")
+        self._waiting.append((json.dumps(_without_non_finite(dict(record)), allow_nan=False) + "\n").encode())
+        while self._waiting and _append_whole(self._file, self._waiting[0]):
+            self._waiting.popleft()
 
     def truncate_after(self, step: int, key: str = "step") -> int:
         """Drops the records past `step` (by `key`: step or effective_step) and every `end`, in one atomic replacement.
@@ -122,8 +130,19 @@ def _without_non_finite(value: Any) -> Any:
     return value
 
 
-def _open_to_append(path: Path) -> TextIO:
-    return path.open("a", buffering=1, encoding="utf-8", newline="\n")
+def _open_to_append(path: Path) -> FileIO:
+    return path.open("ab", buffering=0)
+
+
+def _append_whole(file: FileIO, line: bytes) -> bool:
+    """False where the disk does not take the line; then nothing of it is there."""
+    try:
+        n_bytes = file.write(line)
+    except OSError:
+        return False
+    if n_bytes < len(line):
+        os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - n_bytes)
+    return n_bytes == len(line)
 
 
 def _remove_torn_line(path: Path) -> None:

@@ -8,7 +8,8 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch.distributed as dist
@@ -26,6 +27,13 @@ __all__ = ["MANIFEST_FILE", "CheckpointError", "CheckpointStore", "Stored", "dam
 MANIFEST_FILE = "manifest.json"
 
 
+Bring = Callable[[tuple[int, ...]], None]
+
+
+def bring_nothing(key: tuple[int, ...]) -> None:
+    """Of a run folder that is all there is."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """A checkpoint on disk."""
@@ -35,10 +43,11 @@ class Stored:
 
 
 class CheckpointStore:
-    """The checkpoints below one run folder."""
+    """The checkpoints below one run folder. `bring`: gets one by key from elsewhere, if it can."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, bring: Bring = bring_nothing) -> None:
         self.folder = run_dir / "checkpoints"
+        self._bring = bring
 
     def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> Path:
         """Writes one checkpoint; the folder appears when all of it is on disk."""
@@ -120,15 +129,32 @@ class CheckpointStore:
                 on_damage.append(f"checkpoint {stored.folder.name} is damaged ({', '.join(damaged)}); using the one before")
         return None
 
-    def retire(self, keep_last: int, keep_best: int) -> None:
-        """Deletes all but the latest, the best by validation loss, and the pinned."""
-        free = [stored for stored in self.all() if not stored.manifest.pinned]
-        measured = [stored for stored in free if stored.manifest.val_loss is not None and math.isfinite(stored.manifest.val_loss)]
-        best = sorted(measured, key=lambda stored: (stored.manifest.val_loss, stored.manifest.key))[:keep_best]
-        kept = {stored.folder for stored in [*free[-keep_last:], *best]}
-        for stored in free:
-            if stored.folder not in kept:
+    def with_key(self, key: tuple[int, ...]) -> Stored:
+        """The checkpoint that rank 0 has chosen, brought here first where it is elsewhere. Raises CheckpointError."""
+        if not any(stored.manifest.key == key for stored in self.all()):
+            self._bring(key)
+        found = next((stored for stored in self.all() if stored.manifest.key == key), None)
+        if found is None:
+            raise CheckpointError(
+                f"{self.folder}: the checkpoint of step {key[0]} is not on node {socket.gethostname()}; "
+                "share the folder between the nodes or make storage a URI"
+            )
+        return found
+
+    def retire(self, keep_last: int, keep_best: int, spared: Container[str] = ()) -> None:
+        """Deletes all but the latest, the best by validation loss, the pinned and those with a spared name."""
+        for stored in unneeded(self.all(), keep_last, keep_best):
+            if stored.folder.name not in spared:
                 shutil.rmtree(stored.folder)
+
+
+def unneeded(stored: list[Stored], keep_last: int, keep_best: int) -> list[Stored]:
+    """Of checkpoints in order, all but the latest, the best by validation loss, and the pinned."""
+    free = [each for each in stored if not each.manifest.pinned]
+    measured = [each for each in free if each.manifest.val_loss is not None and math.isfinite(each.manifest.val_loss)]
+    best = sorted(measured, key=lambda each: (each.manifest.val_loss, each.manifest.key))[:keep_best]
+    kept = {each.folder for each in [*free[-keep_last:], *best]}
+    return [each for each in free if each.folder not in kept]
 
 
 def _unreadable(folder: Path) -> str:

@@ -9,17 +9,19 @@ from raystage.config.schema import Config
 from raystage.data.corpus import Corpus
 from raystage.models.family import ModelSpec
 from raystage.pacing.stage import Shape
+from raystage.training.checkpoint import Bring, bring_nothing
 from raystage.training.stage_model import spec_of, vocab_size_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One attempt at a run: its configuration, prepared corpus and folder. `attempt` counts from 1."""
+    """One attempt at a run: its configuration, prepared corpus and folder. `attempt` counts from 1; `bring`: see CheckpointStore."""
 
     config: Config
     corpus: Corpus
     run_dir: Path
     attempt: int
+    bring: Bring = bring_nothing
 
     @functools.cached_property
     def duration(self) -> Duration:

@@ -103,7 +103,8 @@ class Loop:
 
     def _asked(self) -> Ending | None:
         """What is asked of rank 0 from outside."""
-        ask = self._outside.asked(self._run.state.counters.step) if self._outside is not None else None
+        state = self._run.state
+        ask = self._outside.asked(state.counters.step, state.position) if self._outside is not None else None
         return {"stop": "stopped", "leave": "left", None: None}[ask]
 
     def _end(self, ending: Ending) -> Ending:
@@ -251,7 +252,8 @@ class Loop:
         by_time = settings.every_minutes is not None and saved_for_s >= 60 * settings.every_minutes
         save = by_time or _crosses(settings.every_steps, before, step)
         decision, stop = self._decide(step)
-        return Orders(decision, save, "stopped" if stop else self._asked(), self._run.elapsed_s)
+        gives_up = stop or self._run.saver.has_given_up
+        return Orders(decision, save, "stopped" if gives_up else self._asked(), self._run.elapsed_s)
 
     def _decide(self, step: int) -> tuple[Decision | None, bool]:
         """What takes effect with the step after this one, by hand or by the controller; and whether to stop here, by hand."""

@@ -1,6 +1,7 @@
 """What the loop needs from outside, as small protocols: records go out, decisions come in."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from raystage.pacing.point import Check, Point
@@ -9,6 +10,12 @@ from raystage.pacing.state import State
 # a stop ends the run for now; leaving is for another group of workers to go on
 Ask = Literal["stop", "leave"]
 Ending = Literal["finished", "stopped", "left"]
+Asked = Callable[[int, int], Ask | None]  # told the step just done and how many changes of the plan lie behind; never waits
+
+
+def nothing_asked(step: int, position: int) -> Ask | None:
+    """Of a run that nobody outside has a word for."""
+    return None
 
 
 class Recorder(Protocol):

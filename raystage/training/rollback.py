@@ -36,7 +36,7 @@ def choose_target(
     key = tuple(ranks.from_first(list(found.manifest.key if found else _NONE)))
     if ranks.is_first or key == _NONE:
         return found
-    return next(stored for stored in store.all() if stored.manifest.key == key)
+    return store.with_key(key)
 
 
 def roll_back(state: TrainState, target: Stored, job: Job, device: Device, ranks: Ranks) -> TrainState:

@@ -15,10 +15,12 @@ from raystage.evaluation.loss import summed_loss, validation_loss
 from raystage.pacing.point import Point
 from raystage.pacing.stage import Shape
 from raystage.pacing.state import State
+from raystage.storage.patience import Patience
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest
-from raystage.training.ports import Ask, Commands, Recorder, RemoteController
+from raystage.training.mirror import AnyMirror
+from raystage.training.ports import Asked, Commands, Recorder, RemoteController, nothing_asked
 from raystage.training.preflight import Preflight
 from raystage.training.saver import Saver
 from raystage.training.sharding import shards
@@ -36,15 +38,18 @@ class FencedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Outside:
-    """What rank 0 is given: where records go, the remote controller if any, whether it is asked to stop or to leave (told the step just
-    done, never waiting), decisions by hand, whether a later attempt has taken over, and the tracked run's name for the manifest."""
+    """What rank 0 is given: where records go, the remote controller if any, whether it is asked to stop or to leave, decisions by hand,
+    whether a later attempt has taken over, the tracked run's name for the manifest, where checkpoints are copied to, and how long
+    storage may fail."""
 
     recorder: Recorder
     remote: RemoteController | None = None
-    asked: Callable[[int], Ask | None] = lambda step: None
+    asked: Asked = nothing_asked
     commands: Commands | None = None
     still_ours: Callable[[], bool] = lambda: True
     tracking_run_id: Callable[[], str | None] = lambda: None
+    mirror: AnyMirror | None = None
+    patience: Patience | None = None
 
 
 class Run:
@@ -58,8 +63,9 @@ class Run:
         self._preflight = preflight
         self._peak_lr: tuple[Shape | None, float] = (None, 0.0)
         self.validation_rows = job.corpus.validation_rows(self.config.model.context_length)
-        self.store = CheckpointStore(job.run_dir)
-        self.saver = Saver(self.store, self.config.checkpoint, ranks)
+        self.store = CheckpointStore(job.run_dir, job.bring)
+        mirror, patience = (outside.mirror, outside.patience) if outside else (None, None)
+        self.saver = Saver(self.store, self.config.checkpoint, ranks, mirror, patience)
         self.state, self.decisions = start_state(job, resume, device, ranks)
         self.val_loss = resume.manifest.val_loss if resume else None
         self.saved_s = self._started_s = time.perf_counter()

@@ -1,8 +1,10 @@
 """Checkpoints written behind training's back: a copy in memory, then one writer, one checkpoint at a time and in order."""
 
+import functools
 import types
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from safetensors import SafetensorError
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PretrainedConfig
 
@@ -10,26 +12,49 @@ from raystage.config.schema import Checkpoint
 from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import is_sharded
 from raystage.growth.tensors import TrainingTensors
+from raystage.storage.faults import StorageError
+from raystage.storage.patience import Patience
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.host_copy import HostCopy, HostMemory
 from raystage.training.manifest import Manifest
+from raystage.training.mirror import AnyMirror, NoMirror
 from raystage.training.sharded_files import together
 
+_DISK_FAULTS = (SafetensorError,)  # what safetensors makes of a full disk
 _MAX_WAITING = 2  # copies of the state in memory: the one before a growth and the one after it
 
 
 class Saver:
     """A context: it leaves when everything is written. After an error nothing more is, so that no checkpoint follows a missing
-    one, and the next call raises the error. Whole tensors are rank 0's to save, alone; sharded ones are saved by every rank."""
+    one, and the next call raises the error. Whole tensors are rank 0's to save, alone; sharded ones are saved by every rank.
 
-    def __init__(self, store: CheckpointStore, settings: Checkpoint, ranks: Ranks | None = None) -> None:
+    A disk that is full or away is no error before `patience` is over: the write of whole tensors is tried again while training goes on,
+    and of the checkpoints that come meanwhile the latest waits. Past that `has_given_up`, and leaving the context raises StorageError.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        settings: Checkpoint,
+        ranks: Ranks | None = None,
+        mirror: AnyMirror | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._store, self._settings, self._ranks = store, settings, ranks or Ranks()
+        self._mirror = mirror or NoMirror()
+        self._patience = patience or Patience(60 * settings.storage_retry_minutes)
         saving = self._ranks.saving
         self._mesh = DeviceMesh.from_group(saving, "cpu") if saving is not None else None
         self._memory = HostMemory()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []
         self._failed = False
+        self._late: StorageError | None = None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether storage was full or away for longer than the user's limit: the run is to stop."""
+        return self._late is not None or self._mirror.has_given_up
 
     def __enter__(self) -> "Saver":
         return self
@@ -40,13 +65,16 @@ class Saver:
         except Exception as late:
             if error is None:
                 raise
-            error.add_note(f"and the last checkpoint could not be written: {late}")
+            if late is not error:
+                error.add_note(f"and the last checkpoint could not be written: {late}")
         finally:
             self._writer.shutdown()
 
     def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, *, frozen: bool = False) -> None:
         """Returns once the tensors are copied; `frozen` ones in host memory, which nobody changes before `wait` returns, are not."""
         self.check()
+        if len(self._writing) >= _MAX_WAITING and self._patience.is_tried and self._writing[-1].cancel():
+            self._writing.pop()  # training does not wait for storage that is away; the newer state takes the place
         while len(self._writing) >= _MAX_WAITING:
             self._writing.pop(0).result()
         self._writing.append(self._writer.submit(self._write, manifest, config, self._memory.copy(tensors, frozen)))
@@ -57,11 +85,13 @@ class Saver:
             self._writing.pop(0).result()
 
     def wait(self) -> None:
-        """Until everything handed over is on disk."""
+        """Until everything handed over is on disk. Raises what the writer has met, StorageError too."""
         writing, self._writing = self._writing, []
         wait(writing)
         for future in writing:
             future.result()
+        if self._late is not None:
+            raise self._late
 
     def _write(self, manifest: Manifest, config: PretrainedConfig, copy: HostCopy) -> None:
         if self._failed:
@@ -73,8 +103,11 @@ class Saver:
                 with together(self._ranks.saving):  # a rank that goes on after another's error would wait for it for ever
                     self._retire()
             else:
-                self._store.save(manifest, config, tensors)
+                write = functools.partial(self._store.save, manifest, config, tensors)
+                self._mirror.saved(self._patience.call("writing a checkpoint", write, also=_DISK_FAULTS))
                 self._retire()
+        except StorageError as error:
+            self._failed, self._late = True, error
         except BaseException:
             self._failed = True
             raise
@@ -82,4 +115,4 @@ class Saver:
 
     def _retire(self) -> None:
         if self._ranks.is_first:
-            self._store.retire(self._settings.keep_last, self._settings.keep_best)
+            self._store.retire(self._settings.keep_last, self._settings.keep_best, self._mirror.unsent())

@@ -79,8 +79,8 @@ def assign(config: Config) -> Assignment:
 def train_here(config: Config, **kwargs: Any) -> RunRecords:
     """Trains in this process with one rank; returns the records. `stop_requested`: asked at every boundary."""
     if stop_requested := kwargs.pop("stop_requested", None):
-        begins = iter([True])
-        kwargs["asked"] = lambda step: None if next(begins, False) else "stop" if stop_requested() else None
+        begins, every = iter([True]), config.pacing.check_every_steps
+        kwargs["asked"] = lambda step, position: "stop" if not (next(begins, False) or step % every) and stop_requested() else None
     assignment = assign(config)
     run_rank(assignment, pick_device("cpu"), Ranks(), threads=1, **kwargs)
     return RunRecords.load(assignment.run_dir)

@@ -1,6 +1,6 @@
 """FSDP2 on gloo ranks: the losses of DDP and of one rank, through growth; shards that any strategy and number of ranks reads."""
 
-import itertools
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +23,7 @@ from raystage.runtime.worker import Assignment, run_rank
 from raystage.tracking.records import RunRecords
 from raystage.training import transition
 from raystage.training.checkpoint import CheckpointError, CheckpointStore, load_tensors
+from raystage.training.ports import Ending
 from tests.gang import Gang, GangError, gang_of
 from tests.training.made_run import assign, configure, losses, train_here
 
@@ -71,11 +72,9 @@ def train(gang: Gang | None, config: Config, stop_after: int | None = None) -> R
     return RunRecords.load(assignment.run_dir)
 
 
-def _train_rank(ranks: Ranks, assignment: Assignment, stop_after: int | None) -> bool:
-    boundaries = itertools.count(1)
-    return run_rank(
-        assignment, pick_device("cpu"), ranks, threads=1, stop_requested=lambda: stop_after is not None and next(boundaries) >= stop_after
-    )
+def _train_rank(ranks: Ranks, assignment: Assignment, stop_after: int | None) -> Ending:
+    stop_step = math.inf if stop_after is None else stop_after * assignment.config.pacing.check_every_steps
+    return run_rank(assignment, pick_device("cpu"), ranks, threads=1, asked=lambda step, position: "stop" if step >= stop_step else None)
 
 
 def assert_same_run(ours: RunRecords, other: RunRecords, rel: float = 1e-5) -> None:

@@ -1,0 +1,99 @@
+"""Runs at a URI for those who only look: what a command needs is copied into a folder beside the ones that runs work in."""
+
+import tempfile
+from pathlib import Path
+
+from rich.table import Table
+
+from raystage.config import ConfigError
+from raystage.runtime.remote_run import CONFIG_FILE, RemoteRun
+from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.run_list import run_table
+from raystage.storage.address import is_uri, local_folder_of
+from raystage.storage.faults import StorageError
+from raystage.storage.patience import Patience
+from raystage.storage.remote import RemoteFolder
+from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError
+
+_VIEWED = "~/.cache/raystage/viewed"
+_PATIENCE_S = 20.0
+
+
+def view_records(run: str) -> Path:
+    """A folder with the run's records. Raises ConfigError."""
+    if not is_uri(run):
+        return Path(run)
+    viewed = _open(run)
+    _fetch(viewed, (CONFIG_FILE, METRICS_FILE, DECISIONS_FILE))
+    return _folder(run)
+
+
+def view_checkpoint(run: str, name: str | None) -> Path:
+    """A run folder that holds the checkpoint of that name, or the newest good one. Raises ConfigError."""
+    if not is_uri(run):
+        return Path(run)
+    viewed = _open(run)
+    _fetch(viewed, (CONFIG_FILE,))
+    try:
+        for stored in reversed(viewed.checkpoints.all()):
+            if name is None or stored.folder.name == name:
+                viewed.checkpoints.bring(stored)
+                break
+    except (StorageError, CheckpointError) as error:
+        raise ConfigError(str(error)) from None
+    return _folder(run)
+
+
+def view_model(source: str) -> Path:
+    """The folder of a finished run's model, or of the Hugging Face model that lies there. Raises ConfigError."""
+    if not is_uri(source):
+        return Path(source) / "model" if (Path(source) / "model").is_dir() else Path(source)
+    try:
+        _open(source).fetch_folder("model")
+    except StorageError as error:
+        raise ConfigError(str(error)) from None
+    folder = _folder(source) / "model"
+    if not folder.is_dir():
+        raise ConfigError(f"{source}: no model there; a run has one when it is complete")
+    return folder
+
+
+def list_runs(storage: str) -> Table:
+    """The runs of a folder or a URI, as a table. Raises ConfigError."""
+    if not is_uri(storage):
+        return run_table(Path(storage))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _fetch_heads(RemoteFolder.open(storage, "--storage", Patience(_PATIENCE_S)), Path(folder))
+        except StorageError as error:
+            raise ConfigError(str(error)) from None
+        return run_table(Path(folder))
+
+
+def _fetch_heads(remote: RemoteFolder, folder: Path) -> None:
+    """Configurations and manifests alone."""
+    for name in remote.names():
+        parts = name.split("/")
+        is_manifest = len(parts) == 4 and parts[1] == "checkpoints" and parts[3] == MANIFEST_FILE
+        if is_manifest or parts[1:] == [CONFIG_FILE]:
+            remote.get(name, folder / name)
+
+
+def _open(run: str) -> RemoteRun:
+    storage, _, _ = run.rstrip("/").rpartition("/")
+    return RemoteRun.at(storage, RunFolder(_folder(run)), Patience(_PATIENCE_S))
+
+
+def _folder(run: str) -> Path:
+    storage, _, name = run.rstrip("/").rpartition("/")
+    return local_folder_of(storage, _VIEWED) / name
+
+
+def _fetch(viewed: RemoteRun, names: tuple[str, ...]) -> None:
+    try:
+        if viewed.remote.read(CONFIG_FILE) is None:
+            raise ConfigError(f"{viewed.remote.uri}: no run there; 'raystage runs --storage URI' lists them")
+        viewed.fetch(names)
+    except StorageError as error:
+        raise ConfigError(str(error)) from None

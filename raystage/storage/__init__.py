@@ -1,0 +1,1 @@
+"""Folders elsewhere: files by URI, through fsspec, with patience for a store that is full or away."""

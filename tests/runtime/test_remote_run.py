@@ -1,0 +1,263 @@
+"""Runs whose storage is a URI: they survive the loss of the machine, and a store that fails never stops training before its time."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from raystage.config import Config, ConfigError
+from raystage.report.build import build_report
+from raystage.runtime.driver import Outcome, train
+from raystage.runtime.engine import EngineError
+from raystage.runtime.export import choose_checkpoint
+from raystage.runtime.local import LocalEngine
+from raystage.runtime.remote_commands import ask_anywhere
+from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.view import list_runs, view_checkpoint, view_model, view_records
+from raystage.tracking.records import RunRecords, read_records
+from raystage.training.mirror import KEEP_UNSENT
+from tests.storage.faulty_store import FaultyFileSystem, empty_store, set_faults, stored
+from tests.training.made_run import configure, losses
+
+STORE = "faulty://bucket/runs"
+SHORT = ["training.duration=40 steps", "training.preflight=false", "pacing.lengths=null", "pacing.widths=null", "pacing.at=[0.4]"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("raystage.storage.patience._FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr("raystage.storage.patience._LONGEST_PAUSE_S", 0.02)
+    with empty_store():
+        yield
+
+
+def elsewhere(folder: Path, name: str, machine: str = "one", *overrides: str) -> Config:
+    """The short run with its storage at a URI, working in a folder of its own per machine."""
+    places = [f"storage={STORE}", f"storage_cache={folder / machine}", f"name={name}"]
+    return configure(folder, [*SHORT, *places, *overrides])
+
+
+class StoppedEngine(LocalEngine):
+    """Calls `at_boundary` at every boundary; it stops where that says so."""
+
+    def __init__(self, config: Config, at_boundary: Callable[[int], bool]) -> None:
+        super().__init__(config.runtime)
+        self._at_boundary, self._n_boundaries = at_boundary, 0
+        self._stop = self  # type: ignore[assignment]
+
+    def is_set(self) -> bool:
+        self._n_boundaries += 1
+        return self._at_boundary(self._n_boundaries)
+
+
+def run(config: Config, at_boundary: Callable[[int], bool] = lambda n: False, makes_products: bool = False) -> Outcome:
+    """The driver and its run in this process; model and report, which take seconds, only where asked for."""
+    engine = StoppedEngine(config, at_boundary)
+    with contextlib.nullcontext() if makes_products else mock.patch("raystage.runtime.driver.wrap_up", return_value=None):
+        return train(config, lambda: engine, lambda *_: None, lambda line: None)
+
+
+def records(config: Config) -> RunRecords:
+    return RunRecords.load(RunFolder.of(config).path)
+
+
+def decisions(found: RunRecords) -> list[dict[str, Any]]:
+    return [{key: value for key, value in d.items() if key != "time_s"} for d in found.decisions]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> RunRecords:
+    """The same run in a plain folder."""
+    config = configure(folder, [*SHORT, "name=alone"])
+    run(config)
+    return records(config)
+
+
+def test_a_run_goes_on_bitwise_from_its_storage_alone(folder: Path, alone: RunRecords) -> None:
+    first = elsewhere(folder, "moved", "first")
+    assert not run(first, lambda n: n == 5).finished
+    shutil.rmtree(folder / "first")
+    second = elsewhere(folder, "moved", "second")
+    assert run(second, makes_products=True).finished
+    assert losses(records(second)) == losses(alone)
+    assert decisions(records(second)) == decisions(alone)
+    assert {record["attempt"] for record in records(second).train} == {1, 2}
+    there = {path.removeprefix("/bucket/runs/moved/") for path in stored("/moved/")}
+    assert {"config.yaml", "metrics.jsonl", "decisions.jsonl", "attempt", "model/model.safetensors", "report/index.html"} <= there
+
+
+def test_the_copy_there_is_what_was_written_here(folder: Path) -> None:
+    config = elsewhere(folder, "copied")
+    run(config)
+    here = RunFolder.of(config).path
+    there = stored("/copied/checkpoints/")
+    manifests = {Path(path).parent.name for path in there if path.endswith("/manifest.json")}
+    assert manifests == {path.name for path in (here / "checkpoints").glob("[0-9]*")}
+    for path, content in there.items():
+        assert (here / "checkpoints" / Path(path).parent.name / Path(path).name).read_bytes() == content
+    assert stored("/copied/metrics.jsonl")["/bucket/runs/copied/metrics.jsonl"] == (here / "metrics.jsonl").read_bytes()
+
+
+def test_a_store_that_is_away_is_said_and_training_goes_on_and_catches_up(folder: Path, alone: RunRecords) -> None:
+    config = elsewhere(folder, "away")
+
+    def goes_away_then_comes_back(n: int) -> bool:
+        if n == 2:
+            set_faults(away=10**9)
+        if n == 7:
+            set_faults()
+        return False
+
+    assert run(config, goes_away_then_comes_back).finished
+    found = records(config)
+    assert losses(found) == losses(alone)
+    troubles = [record for record in read_records(RunFolder.of(config).path / "metrics.jsonl") if record["kind"] == "storage"]
+    assert "no route to the store" in troubles[0]["text"]
+    assert troubles[-1]["is_over"]
+    assert any(path.endswith("-end/manifest.json") for path in stored("/away/"))
+
+
+def test_every_third_call_fails_and_nothing_is_lost(folder: Path, alone: RunRecords) -> None:
+    config = elsewhere(folder, "shaky")
+    set_faults(every=3)
+    assert run(config).finished
+    shutil.rmtree(folder / "one")
+    again = elsewhere(folder, "shaky", "two")
+    assert run(again).finished
+    assert losses(records(again)) == losses(alone)
+
+
+@pytest.mark.parametrize("fault", [{"full": True}, {"away": 10**9}])
+def test_past_the_limit_the_run_stops_with_one_line_and_a_checkpoint_here(folder: Path, fault: dict[str, Any]) -> None:
+    name = f"limit-{next(iter(fault))}"
+    config = elsewhere(folder, name, "one", "checkpoint.storage_retry_minutes=0.002")
+
+    def breaks(n: int) -> bool:
+        if n == 3:
+            set_faults(**fault)
+        return False
+
+    with pytest.raises(EngineError, match=rf"(writing|reading|listing) {STORE}/{name}\S* has failed for \d+ s") as caught:
+        run(config, breaks)
+    assert "\n" not in str(caught.value)
+    set_faults()
+    assert run(elsewhere(folder, name)).finished
+
+
+def test_a_checkpoint_whose_upload_was_cut_short_is_passed_over(folder: Path, alone: RunRecords) -> None:
+    first = elsewhere(folder, "partial", "first")
+    run(first, lambda n: n == 5)
+    newest = max(path for path in stored("/partial/checkpoints/") if path.endswith("manifest.json"))
+    del FaultyFileSystem.store[newest]
+    shutil.rmtree(folder / "first")
+    second = elsewhere(folder, "partial", "second")
+    run(second)
+    assert losses(records(second)) == losses(alone)
+    texts = [r["text"] for r in read_records(RunFolder.of(second).path / "metrics.jsonl") if r["kind"] == "storage"]
+    assert any(Path(newest).parent.name in text and "cut short" in text for text in texts)
+
+
+def test_a_damaged_checkpoint_there_is_named_and_the_one_before_is_used(folder: Path, alone: RunRecords) -> None:
+    first = elsewhere(folder, "damaged", "first")
+    run(first, lambda n: n == 5)
+    newest = Path(max(path for path in stored("/damaged/checkpoints/") if path.endswith("manifest.json"))).parent
+    FaultyFileSystem.store[str(newest / "model.safetensors")].seek(100)
+    FaultyFileSystem.store[str(newest / "model.safetensors")].write(b"\xff" * 16)
+    shutil.rmtree(folder / "first")
+    second = elsewhere(folder, "damaged", "second")
+    run(second)
+    assert losses(records(second)) == losses(alone)
+    texts = [r["text"] for r in read_records(RunFolder.of(second).path / "metrics.jsonl") if r["kind"] == "storage"]
+    assert any(newest.name in text and "model.safetensors" in text for text in texts)
+
+
+def test_a_second_driver_fences_off_the_first(folder: Path) -> None:
+    first, second = elsewhere(folder, "fenced", "first"), elsewhere(folder, "fenced", "second")
+
+    def taken_over(n: int) -> bool:
+        if n == 4:
+            run(second, lambda n: n == 2)
+        return False
+
+    with pytest.raises(EngineError, match="another attempt at run 'fenced' has taken over"):
+        run(first, taken_over)
+
+
+def test_a_stale_folder_takes_up_what_was_done_elsewhere(folder: Path, alone: RunRecords) -> None:
+    here, there = elsewhere(folder, "back", "here"), elsewhere(folder, "back", "there")
+    run(here, lambda n: n == 3)
+    run(there, lambda n: n == 3)
+    assert run(here).finished
+    assert losses(records(here)) == losses(alone)
+    assert {record["attempt"] for record in records(here).train} == {1, 2, 3}
+
+
+def test_a_stop_asked_for_there_reaches_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raystage.training.mirror._PERIOD_S", 0.01)
+    config = elsewhere(folder, "asked", "one", "training.duration=4000 steps")
+    said: list[str] = []
+
+    def asks(n: int) -> bool:
+        if n == 2:
+            said.append(ask_anywhere(STORE, "stop", "asked", None))
+        return n > 700
+
+    assert not run(config, asks).finished
+    assert "stop asked of asked" in said[0]
+    assert [d["trigger"] for d in records(config).decisions if d["kind"] == "stop"] == ["manual"]
+    assert not stored("/asked/asked/")
+
+
+def test_those_who_only_look_work_with_the_uri(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raystage.runtime.view._VIEWED", str(tmp_path / "viewed"))
+    run(elsewhere(folder, "viewed"), makes_products=True)
+    shutil.rmtree(folder / "one")
+    table = list_runs(STORE)
+    assert [str(cell) for cell in table.columns[0].cells] == ["viewed", "  00000016-1-before-1"]
+    assert next(iter(table.columns[1].cells)) == "100%"
+    page = build_report([view_records(f"{STORE}/viewed")], tmp_path / "report")
+    assert "viewed" in page.read_text()
+    run_dir = view_checkpoint(f"{STORE}/viewed", None)
+    assert choose_checkpoint(run_dir, None).manifest.counters.step == 40
+    run_dir = view_checkpoint(f"{STORE}/viewed", "00000016-1-before-1")
+    assert choose_checkpoint(run_dir, "00000016-1-before-1").manifest.counters.step == 16
+    assert (view_model(f"{STORE}/viewed") / "model.safetensors").is_file()
+    for look in (view_records, view_model):
+        with pytest.raises(ConfigError, match=r"no (run|model) there"):
+            look(f"{STORE}/nothing")
+    with pytest.raises(ConfigError, match="this run is complete"):
+        ask_anywhere(STORE, "stop", "viewed", None)
+    with pytest.raises(ConfigError, match="no such run"):
+        ask_anywhere(STORE, "stop", "nothing", None)
+
+
+def test_checkpoints_that_are_not_there_yet_stay_here_up_to_a_bound(folder: Path) -> None:
+    keys = ["every_steps=5", "keep_last=1", "keep_best=0", "storage_retry_minutes=0.05"]
+    config = elsewhere(folder, "kept", "one", *(f"checkpoint.{key}" for key in keys))
+    unpinned: list[int] = []
+
+    def looks(n: int) -> bool:
+        if n == 2:
+            set_faults(away=10**9)
+        names = [path.name for path in (RunFolder.of(config).path / "checkpoints").glob("[0-9]*") if "before" not in path.name]
+        unpinned.append(len(names))
+        return False
+
+    with pytest.raises(EngineError):
+        run(config, looks)
+    assert 2 <= max(unpinned) <= KEEP_UNSENT + 2
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
+    config = configure(tmp_path, ["storage=s3://bucket/runs", f"storage_cache={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"storage=s3://bucket/runs/small: s3:// needs .*pip install s3fs"):
+        run(config)
