@@ -22,7 +22,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from raystage.config import Config
-from raystage.runtime.controller_actor import controller_name
+from raystage.runtime.controller_actor import Worker, controller_name
 from raystage.runtime.ray_engine import RayEngine
 from raystage.tracking.records import METRICS_FILE, RunRecords, parse_line
 from raystage.training.checkpoint import CheckpointStore
@@ -113,8 +113,8 @@ class Scene:
 
     def workers(self) -> dict[int, int]:
         """Process ids by rank, once all workers of the group have begun."""
-        actor = ray.get_actor(controller_name(self.config.name))
-        workers: Any = ray.get(actor.workers.remote(), timeout=10)
+        actor: Any = ray.get_actor(controller_name(self.config.name))
+        workers: dict[int, Worker] = ray.get(actor.workers.remote(), timeout=10)
         return {rank: worker.process_id for rank, worker in workers.items()}
 
     def play(self, faults: Sequence[Fault], training: Future[bool]) -> None:

@@ -32,8 +32,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float]],
     def patch(factor: Callable[[int], float]) -> None:
         calls = iter(range(1, 10**6))
 
-        def spoiled(machinery: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            loss, norm = train_step(machinery, *rest)
+        def spoiled(machinery: Any, *rest: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            loss, norm = train_step(machinery, *rest, **named)
             by = factor(next(calls))
             if by != by:
                 for parameter in machinery.model.parameters():
