@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check bench bench-growth bench-growth-dynamics bench-trigger soak format clean
+.PHONY: help install quickstart test check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-faults format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two wo
 	$(BIN)/raystage train tune_configs/quickstart.yaml
 
 test: $(STAMP) ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## lint, formatting, types, import contracts
 	$(BIN)/ruff check .
@@ -38,6 +38,12 @@ bench-growth-dynamics: $(STAMP) ## does a grown model learn as fast as one from 
 
 soak: $(STAMP) ## a run whose controller is killed ten times equals one left alone (2 minutes)
 	$(BIN)/python -m tests.soak.actor_killed
+
+soak-faults: $(STAMP) ## fifty random faults in one run against one left alone (some 15 minutes)
+	$(BIN)/python -m tests.soak.fifty_faults
+
+bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (3 minutes)
+	$(BIN)/python -m tests.bench.restart
 
 bench-trigger: $(STAMP) ## the slope trigger on made curves: how often too early, how late, or never (half an hour on two cores)
 	$(BIN)/python -m tests.bench.bench_trigger

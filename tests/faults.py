@@ -47,6 +47,15 @@ def at_step(step: int, action: Callable[..., None], n_workers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
+class Restart:
+    """A group that began at `from_step` when the one before had come to `reached_step`; `second`: when its first steps were seen."""
+
+    second: float
+    from_step: int
+    reached_step: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Trained:
     """`said`: the engine's lines, each with its second; `happened`: (second, step in the records, fault)."""
 
@@ -54,6 +63,7 @@ class Trained:
     finished: bool
     said: list[tuple[float, str]]
     happened: list[tuple[float, int, str]]
+    restarts: list[Restart]
 
 
 class Machines:
@@ -86,7 +96,7 @@ class Machines:
             finished = training.result()
         missing = [fault.what for fault in faults[len(scene.happened) :]]
         assert not missing, f"the run was over before {missing}"
-        return Trained(RunRecords.load(assignment.run_dir), finished, said, scene.happened)
+        return Trained(RunRecords.load(assignment.run_dir), finished, said, scene.happened, scene.restarts)
 
 
 class Scene:
@@ -95,6 +105,8 @@ class Scene:
     def __init__(self, machines: Machines, config: Config, run_dir: Path, begin_s: float) -> None:
         self.machines, self.config, self.run_dir, self._begin_s = machines, config, run_dir, begin_s
         self.happened: list[tuple[float, int, str]] = []
+        self.restarts: list[Restart] = []
+        self._attempt = self._reached_step = 0
         self._size_bytes = self._newest_step = self._n_workers = 0
 
     def step(self) -> int:
@@ -109,7 +121,17 @@ class Scene:
             for record in records:
                 if record.get("kind") == "train":
                     self._newest_step, self._n_workers = record["step"], record["world_size"]
+            self._note_restart([record for record in records if record.get("kind") == "train"])
         return self._newest_step
+
+    def _note_restart(self, train: list[dict[str, Any]]) -> None:
+        """Of the newest records; a group shows itself with its first one."""
+        if train and train[-1]["attempt"] > self._attempt:
+            now, begun = time.monotonic() - self._begin_s, [r["step"] for r in train if r["attempt"] == train[-1]["attempt"]]
+            if self._attempt:
+                self.restarts.append(Restart(now, begun[0] - 1, self._reached_step))
+            self._attempt = train[-1]["attempt"]
+        self._reached_step = self._newest_step
 
     def workers(self) -> dict[int, int]:
         """Process ids by rank, once all workers of the group have begun."""
@@ -126,6 +148,9 @@ class Scene:
                 time.sleep(_POLL_S)
             self.happened.append((time.monotonic() - self._begin_s, self.step(), fault.what))
             fault.happen(self)
+        while not training.done():
+            self.step()
+            time.sleep(_POLL_S)
 
 
 # -- the faults

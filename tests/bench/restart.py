@@ -1,0 +1,111 @@
+"""From SIGKILL of a worker to the next step: raystage on Ray beside the same run under torchrun with its own restart. `make bench-restart`.
+
+Two workers, the same configuration, machine and minute. A step counts once it is in metrics.jsonl, in both.
+"""
+
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from raystage.config import Config, dump
+from raystage.tracking.records import METRICS_FILE, parse_line
+from tests.training.made_run import assign, configure
+
+KILLS = 3
+RUN = [
+    "training.duration=100000 steps",
+    "training.preflight=false",
+    "checkpoint.every_steps=50",
+    "pacing.at=[0.9, 0.95, 0.99]",
+    "sample.lines=0",
+    "runtime.workers=2",
+]
+COMMAND = ["-c", "from raystage.cli import main; main()", "train"]
+
+
+def main() -> None:
+    """Kills the second worker of each a few times; prints the seconds."""
+    print(f"{'launcher':<24} seconds from SIGKILL of rank 1 to the next step")
+    with tempfile.TemporaryDirectory() as folder:
+        ours = _measure(Path(folder), "ray", [sys.executable, *COMMAND])
+        torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node=2", f"--max-restarts={KILLS + 1}"]
+        theirs = _measure(Path(folder), "local", [*torchrun, "--no-python", sys.executable, *COMMAND])
+    print(f"raystage / torchrun: {statistics.median(ours) / statistics.median(theirs):.2f}")
+
+
+def _measure(folder: Path, engine: str, command: list[str]) -> list[float]:
+    config = configure(folder, [f"name={engine}", f"runtime.engine={engine}", *RUN])
+    metrics = assign(config).run_dir / METRICS_FILE
+    with _running(folder, config, command) as process:
+        seconds = [_kill(process, metrics, n) for n in range(KILLS)]
+    print(f"{'raystage on Ray' if engine == 'ray' else 'torchrun':<24} {', '.join(f'{s:.1f}' for s in seconds)}")
+    return seconds
+
+
+@contextlib.contextmanager
+def _running(folder: Path, config: Config, command: list[str]) -> Iterator[psutil.Process]:
+    path = folder / f"{config.name}.yaml"
+    path.write_text(dump(config))
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
+    with (folder / f"{config.name}.log").open("w") as log:
+        process = subprocess.Popen([*command, str(path)], cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            for each in everything:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            process.wait()
+
+
+def _kill(process: psutil.Process, metrics: Path, number: int) -> float:
+    """Seconds until steps of the next attempt are recorded; the kill comes when this one has trained on and saved."""
+    while _newest(metrics)[0] <= number:
+        _pause(process)
+    attempt, begun = _newest(metrics)
+    while _newest(metrics)[1] < begun + 120:
+        _pause(process)
+    victim, begin_s = _worker(process), time.monotonic()
+    victim.send_signal(signal.SIGKILL)
+    while _newest(metrics)[0] <= attempt:
+        _pause(process)
+    return time.monotonic() - begin_s
+
+
+def _pause(process: psutil.Process) -> None:
+    assert process.is_running(), "the run has ended"
+    time.sleep(0.01)
+
+
+def _newest(metrics: Path) -> tuple[int, int]:
+    """Attempt and step of the newest training record."""
+    if not metrics.exists():
+        return 0, 0
+    with metrics.open("rb") as file:
+        file.seek(max(0, metrics.stat().st_size - 20_000))
+        records = [parse_line(line) or {} for line in file.read().split(b"\n")[:-1]]
+    train = [record for record in records if record.get("kind") == "train"]
+    return (train[-1]["attempt"], train[-1]["step"]) if train else (0, 0)
+
+
+def _worker(process: psutil.Process) -> psutil.Process:
+    """The process of rank 1: of Ray's workers the second, under torchrun the one whose RANK is 1."""
+    children = process.children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    if workers:
+        return workers[-1]
+    return next(child for child in children if child.environ().get("RANK") == "1")
+
+
+if __name__ == "__main__":
+    main()
