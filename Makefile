@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-faults format clean
+.PHONY: help install quickstart test check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,10 +36,8 @@ bench-growth: $(STAMP) ## growth of GPT-2 124M against one copy of the grown sta
 bench-growth-dynamics: $(STAMP) ## does a grown model learn as fast as one from scratch (20 minutes on two cores; goes on where it stopped)
 	$(BIN)/python -m tests.bench.growth_dynamics
 
-soak: $(STAMP) ## a run whose controller is killed ten times equals one left alone (2 minutes)
+soak: $(STAMP) ## a run whose controller is killed ten times, and one with fifty random faults, against the same left alone (half an hour)
 	$(BIN)/python -m tests.soak.actor_killed
-
-soak-faults: $(STAMP) ## fifty random faults in one run against one left alone (some 15 minutes)
 	$(BIN)/python -m tests.soak.fifty_faults
 
 bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (3 minutes)

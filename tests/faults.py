@@ -156,11 +156,12 @@ class Scene:
 # -- the faults
 
 
-def kill_worker(scene: Scene, rank: int) -> None:
+def kill_worker(scene: Scene, rank: int = -1) -> None:
+    """-1: the last one."""
     _signal_worker(scene, rank, signal.SIGKILL)
 
 
-def freeze_worker(scene: Scene, rank: int) -> None:
+def freeze_worker(scene: Scene, rank: int = -1) -> None:
     _signal_worker(scene, rank, signal.SIGSTOP)
 
 
@@ -202,5 +203,6 @@ def corrupt_newest_checkpoint(scene: Scene) -> None:
 
 
 def _signal_worker(scene: Scene, rank: int, number: int) -> None:
+    workers = scene.workers()
     with contextlib.suppress(ProcessLookupError):
-        os.kill(scene.workers()[rank], number)
+        os.kill(workers[max(workers) if rank < 0 else rank], number)

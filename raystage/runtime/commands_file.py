@@ -53,6 +53,8 @@ class CommandsFile:
             size_bytes = self._path.stat().st_size
         except FileNotFoundError:
             return []
+        except OSError:
+            return self._commands  # storage is away for the moment
         if size_bytes != self._size_bytes:
             self._size_bytes, self._commands = size_bytes, _read(self._path)
         return self._commands

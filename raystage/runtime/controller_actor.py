@@ -17,6 +17,7 @@ from raystage.pacing.state import State
 from raystage.training.ports import Ask
 
 _ASK_EVERY_S = 0.5
+_JOIN_TRIES, _JOIN_TIMEOUT_S = 20, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,15 @@ def start_controller(name: str, policy: Policy) -> Any:
     """A controller actor that takes no CPU and is started again whenever it dies."""
     actor = ray.remote(ControllerShell).options(name=name, num_cpus=0, max_restarts=-1)
     return actor.remote(policy)
+
+
+def join(actor: Any, rank: int, worker: Worker) -> None:
+    """A worker tells that it has begun, and again where the actor dies over it."""
+    for _ in range(_JOIN_TRIES):
+        with contextlib.suppress(RayError):
+            ray.get(actor.join.remote(rank, worker), timeout=_JOIN_TIMEOUT_S)
+            return
+        time.sleep(_ASK_EVERY_S)
 
 
 class ActorController:

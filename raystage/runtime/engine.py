@@ -10,6 +10,10 @@ class EngineError(RuntimeError):
     """Training failed; the message is the cause in one line."""
 
 
+class FatalError(RuntimeError):
+    """What every further group of workers would meet again; the message is the cause in one line."""
+
+
 class Engine(Protocol):
     def train(self, assignment: Assignment, say: Callable[[str], None]) -> bool:
         """Trains to the end or to a requested stop; false for a stop. Says a line where workers come and go. Raises EngineError."""

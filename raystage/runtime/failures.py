@@ -1,5 +1,6 @@
 """failures.jsonl of a run folder: which worker failed at which step, as the worker itself tells it before it dies."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -29,7 +30,7 @@ def note_failure(run_dir: Path, attempt: int, rank: int, where: tuple[int, list[
     """Adds a line; several workers may do so at once."""
     first_line = (str(error).strip() or "no message").splitlines()[0][:_MAX_SHOWN]
     record = {"attempt": attempt, "rank": rank, "step": where[0], "rows": where[1], "error": f"{type(error).__name__}: {first_line}"}
-    with (run_dir / FAILURES_FILE).open("a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), (run_dir / FAILURES_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 

@@ -4,53 +4,65 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from raystage.config.schema import Runtime
+from ray.exceptions import RayError
+
+from raystage.config import Config
 from raystage.runtime.capacity import capacity
 from raystage.runtime.controller_actor import DriverController, Word, Worker
 from raystage.runtime.ray_fit import kill_workers
 from raystage.runtime.ray_nodes import ray_nodes
+from raystage.storage.address import is_uri
 from raystage.tracking import plain_lines
 from raystage.training.ports import Ask
 from raystage.training.worker_range import Workers
 
 
 class GroupWatch:
-    """Asks the workers to stop or to leave. `workers`: those that have begun, by rank; `reached_step`, `position`: the furthest."""
+    """Asks the workers to stop or to leave. `workers`: those that have begun, by rank; `reached_step`: the furthest; `position`: of the
+    plan, by their last word."""
 
     def __init__(
         self,
         controller: DriverController,
         wanted: Workers,
         n_workers: int,
+        position: int,
         need: Mapping[str, float],
-        runtime: Runtime,
+        config: Config,
         say: Callable[[str], None],
     ) -> None:
         self._controller, self._wanted, self._n_workers, self._need = controller, wanted, n_workers, need
-        self._runtime, self._say = runtime, say
+        self._resize_check_s, self._say = config.runtime.resize_check_s, say
+        # a rank that waits for storage elsewhere is not frozen
+        self._stall_s = 60 * (config.runtime.stall_minutes + is_uri(config.storage) * config.checkpoint.storage_retry_minutes)
         self._looked_s = time.monotonic()
         self._room_before = n_workers
         self._leave = self._killed = False
         self.workers: dict[int, Worker] = {}
-        self.reached_step, self.position = -1, 0
+        self.reached_step, self.position = -1, position
 
     def look(self, stop: bool) -> None:
         """Called often; again and again, since an actor that died and came back has forgotten what was asked."""
         ask: Ask | None = "stop" if stop else "leave" if self._leave else None
         if len(self.workers) < self._n_workers:
-            self.workers = self._controller.workers()
+            self.workers |= self._controller.workers()
         word = self._controller.ask(ask)
+        if word is not None and word.step >= 0:
+            self.reached_step, self.position = max(self.reached_step, word.step), word.position
         if word is not None:
-            self.reached_step, self.position = max(self.reached_step, word.step), max(self.position, word.position)
             self._end_silence(word)
-        if time.monotonic() - self._looked_s >= self._runtime.resize_check_s and not self._leave:
+        if time.monotonic() - self._looked_s >= self._resize_check_s and not self._leave:
             self._looked_s = time.monotonic()
             self._look_at_nodes()
 
     def _look_at_nodes(self) -> None:
         if len(self.workers) < self._n_workers:
             return  # not all of them have begun
-        nodes, ours = ray_nodes(), Counter(worker.node_id for worker in self.workers.values())
+        try:
+            nodes = ray_nodes()
+        except RayError:
+            return  # the cluster has no time for us at the moment
+        ours = Counter(worker.node_id for worker in self.workers.values())
         leaving = any(node.is_leaving and node.node_id in ours for node in nodes)
         room = min(capacity(nodes, self._need, ours), self._wanted.high)
         if leaving:
@@ -65,10 +77,10 @@ class GroupWatch:
 
     def _end_silence(self, word: Word) -> None:
         """Workers that hang, one of them frozen perhaps, end by being killed."""
-        if word.age_s < 60 * self._runtime.stall_minutes or self._killed:
+        if word.age_s < self._stall_s or self._killed:
             return
         if len(self.workers) < self._n_workers:
             return  # on their way: Ray has limits of its own for that
         self._killed = True
-        self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes={self._runtime.stall_minutes:g}): the workers are killed")
+        self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes): the workers are killed")
         kill_workers(list(self.workers.values()))

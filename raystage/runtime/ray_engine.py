@@ -25,7 +25,6 @@ from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.worker import Assignment
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
-from raystage.training.run import FencedError
 from raystage.training.worker_range import Workers, workers_of
 
 _LOOK_EVERY_S = 0.5
@@ -57,30 +56,26 @@ class RayEngine:
 
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
         controller, restarts = DriverController(actor, self._runtime.decision_timeout_s), Restarts(self._runtime.max_failures)
-        n_before = position = 0
+        n_before, position = 0, _position(assignment)
         for number in range(1, 1_000_000):
-            wanted = workers_of(assignment.config, max(position, _position(assignment)))
+            wanted = workers_of(assignment.config, position)
             n_workers = self._wait_for_room(wanted, n_before, say)
             if n_workers is None:
                 return False
             attempt_before = RunFolder(assignment.run_dir).attempt()
             controller.begin_group()
-            fit = Fit(assignment, actor, number, n_workers, self._use_gpu)
-            watch = GroupWatch(controller, wanted, n_workers, self._need, self._runtime, say)
+            fit = Fit(assignment, wanted, actor, number, n_workers, self._use_gpu)
+            watch = GroupWatch(controller, wanted, n_workers, position, self._need, assignment.config, say)
             end = self._follow(fit, watch)
             n_before, position = n_workers, watch.position
             free_resources(list(watch.workers.values()))
-            if end.ending == "finished":
-                return True
-            if end.ending == "stopped" or (end.ending == "left" and self._stop_asked.is_set()):
-                return False
+            if end.ending is not None and (end.ending != "left" or self._stop_asked.is_set()):
+                return end.ending == "finished"
             if end.fatal is not None:
                 raise EngineError(end.fatal)
             if end.ending is None:
                 noted = [failure for failure in failures_of(assignment.run_dir) if failure.attempt > attempt_before]
-                if fenced := next((failure for failure in noted if failure.error.startswith(FencedError.__name__)), None):
-                    raise EngineError(fenced.error)  # rank 0 alone knew, and the others ended with it
-                say(restarts.after(_reached(assignment, watch), noted, end.error))
+                say(restarts.after(watch.reached_step, noted, end.error))
         raise AssertionError("a million groups of workers")
 
     def _follow(self, fit: Fit, watch: GroupWatch) -> GroupEnd:
@@ -89,6 +84,7 @@ class RayEngine:
         while fit.is_alive():
             fit.join(timeout=_LOOK_EVERY_S)  # a join without timeout would hold signals back
             watch.look(self._stop_asked.is_set())
+        watch.look(self._stop_asked.is_set())  # its last word
         return fit.end()
 
     def _wait_for_room(self, wanted: Workers, n_before: int, say: Say) -> int | None:
@@ -112,9 +108,3 @@ def _position(assignment: Assignment) -> int:
     """How many changes of the plan lie behind, as the newest checkpoint says."""
     stored = CheckpointStore(assignment.run_dir).all()
     return stored[-1].manifest.position if stored else 0
-
-
-def _reached(assignment: Assignment, watch: GroupWatch) -> int:
-    """The furthest step that the group is known to have done."""
-    stored = CheckpointStore(assignment.run_dir).all()
-    return max(watch.reached_step, stored[-1].manifest.counters.step if stored else 0)

@@ -18,7 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raystage.config import ConfigError
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
-from raystage.runtime.controller_actor import ActorController, Worker
+from raystage.runtime.controller_actor import ActorController, Worker, join
+from raystage.runtime.engine import FatalError
 from raystage.runtime.failures import is_of_peers
 from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.worker import Assignment, run_rank
@@ -26,7 +27,8 @@ from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.ports import Ask, Ending
 from raystage.training.rehearsal import RehearsalError
-from raystage.training.run import TrainingError
+from raystage.training.run import FencedError, TrainingError
+from raystage.training.worker_range import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +43,12 @@ class GroupEnd:
 class Fit(threading.Thread):
     """`fit` blocks; in a thread of its own it leaves the main one to signals and to the watch."""
 
-    def __init__(self, assignment: Assignment, controller: Any, number: int, n_workers: int, use_gpu: bool) -> None:
+    def __init__(self, assignment: Assignment, group: Workers, controller: Any, number: int, n_workers: int, use_gpu: bool) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
         self._result: GroupEnd | None = None
         self._trainer = TorchTrainer(
             _train_worker,  # type: ignore[arg-type]  # mypy sees the trainer of Ray Train v1
-            train_loop_config={"assignment": assignment, "controller": controller},
+            train_loop_config={"assignment": assignment, "group": group, "controller": controller},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=n_workers, use_gpu=use_gpu),
             run_config=RunConfig(
@@ -59,10 +61,10 @@ class Fit(threading.Thread):
 
     def run(self) -> None:
         try:
-            said = self._trainer.fit().return_value  # type: ignore[attr-defined]
-            self._result = GroupEnd(**said) if said else GroupEnd(error="the workers ended without a word")
+            ending = self._trainer.fit().return_value  # type: ignore[attr-defined]
+            self._result = GroupEnd(ending, error="the workers ended without a word")
         except Exception as error:  # whatever it is, the engine answers it
-            self._result = GroupEnd(error=_cause(error))
+            self._result = GroupEnd(fatal=_fatal(error), error=_cause(error))
 
     def end(self) -> GroupEnd:
         """How it ended, once it has."""
@@ -89,17 +91,17 @@ def _kill(process_id: int) -> None:
     os.kill(process_id, signal.SIGKILL)
 
 
-def _train_worker(settings: dict[str, Any]) -> dict[str, str]:
-    """Runs on every worker; returns how it ended, as the fields of GroupEnd. An error that all ranks meet alike would only come again."""
+def _train_worker(settings: dict[str, Any]) -> Ending:
+    """Runs on every worker; returns how it ended. Whatever it raises ends the others too, which may wait for it."""
     try:
-        return {"ending": _run_worker(settings["assignment"], Ranks.of_process(), settings["controller"])}
-    except (TrainingError, CheckpointError, ConfigError, RehearsalError, StorageError) as error:
-        return {"fatal": str(error)}
+        return _run_worker(settings["assignment"], settings["group"], Ranks.of_process(), settings["controller"])
+    except (TrainingError, CheckpointError, ConfigError, RehearsalError, StorageError, FencedError) as error:
+        raise FatalError(str(error)) from None
 
 
-def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> Ending:
+def _run_worker(assignment: Assignment, group: Workers, ranks: Ranks, controller: Any) -> Ending:
     runtime, context = assignment.config.runtime, ray.train.get_context()
-    controller.join.remote(ranks.rank, Worker(ray.get_runtime_context().get_node_id(), os.getpid(), get_current_placement_group()))
+    join(controller, ranks.rank, Worker(ray.get_runtime_context().get_node_id(), os.getpid(), get_current_placement_group()))
     device = pick_device("cuda" if runtime.device != "cpu" and ray.get_gpu_ids() else "cpu", context.get_local_rank())
     threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     handle: list[ActorController] = []
@@ -111,7 +113,14 @@ def _run_worker(assignment: Assignment, ranks: Ranks, controller: Any) -> Ending
     def asked(step: int, position: int) -> Ask | None:
         return handle[0].asked(step, position)
 
-    return run_rank(assignment, device, ranks, threads, remote, asked, is_elastic=True)
+    return run_rank(assignment, device, ranks, threads, remote, asked, group)
+
+
+def _fatal(error: Exception) -> str | None:
+    """The message of a FatalError that a worker raised; Ray hands its traceback on as text."""
+    mark = f"{FatalError.__name__}: "
+    failures = (str(failure) for failure in (getattr(error, "worker_failures", None) or {}).values())
+    return next((failure.rpartition(mark)[2].strip() for failure in failures if mark in failure), None)
 
 
 def _cause(error: Exception) -> str:

@@ -13,7 +13,7 @@ class Restarts:
 
     def __init__(self, max_failures: int) -> None:
         self._max_failures = max_failures
-        self._furthest_step = -1
+        self._furthest_step = -2  # a group that dies before its first word has come to -1
         self._n_in_vain = 0
         self._steps: dict[int, int] = {}
 
@@ -31,7 +31,7 @@ class Restarts:
             if self._steps[first.step] > 1:
                 told += f"; step {first.step} has failed {self._steps[first.step]} times, so look at its batch: {_named(first.rows)}"
         if self._n_in_vain >= self._max_failures:
-            raise EngineError(f"{told}; given up after {self._n_in_vain + 1} failures in a row without a new step (runtime.max_failures)")
+            raise EngineError(f"{told}; given up after {self._n_in_vain} restarts without a new step (runtime.max_failures)")
         return f"the workers failed after step {reached_step}, and start again: {told}"
 
 

@@ -73,7 +73,7 @@ class RunFolder:
 
     def attempt(self) -> int:
         """The latest attempt, 0 before the first."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             return int((self.path / _ATTEMPT).read_text())
         return 0
 

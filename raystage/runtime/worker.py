@@ -21,7 +21,7 @@ from raystage.training.manifest import Manifest
 from raystage.training.ports import Asked, Ending, RemoteController, nothing_asked
 from raystage.training.preflight import preflight
 from raystage.training.run import Outside, Run
-from raystage.training.worker_range import workers_of
+from raystage.training.worker_range import Workers, workers_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +59,11 @@ def run_rank(
     threads: int,
     remote: Callable[[int], RemoteController] | None = None,
     asked: Asked = nothing_asked,
-    is_elastic: bool = False,
+    group: Workers | None = None,
 ) -> Ending:
     """Trains to the end, or until `asked` for something else. `remote` makes rank 0's controller for an attempt.
 
-    `is_elastic`: the group is left where a stage is for other workers than the one that it begins with.
+    `group`: the range that this group of workers was made for; where a stage is for another one, it is left.
     """
     device.prepare(threads)
     storage = RunStorage(assignment.config, assignment.run_dir)
@@ -72,7 +72,7 @@ def run_rank(
     attempt, resume = storage.begin(ranks)
     job = Job(assignment.config, corpus, folder.path, attempt, storage.bring)
     if not ranks.is_first:
-        return _train(job, resume, device, ranks, None, is_elastic)
+        return _train(job, resume, device, ranks, None, group)
     recorder = storage.log.begin(FileRecorder(folder.path, resume), resume.manifest.counters.step if resume else 0, attempt)
     with storage.mirror() as mirror:
         outside = Outside(
@@ -80,19 +80,18 @@ def run_rank(
             remote=remote(attempt) if remote else None,
             asked=asked,
             commands=CommandsFile(folder.path),
-            still_ours=lambda: folder.attempt() == attempt and not mirror.is_fenced,
+            still_ours=lambda: folder.attempt() <= attempt and not mirror.is_fenced,
             tracking_run_id=lambda: _mlflow_run_id(folder.path),
             mirror=mirror,
             patience=storage.patience,
         )
-        return _train(job, resume, device, ranks, outside, is_elastic)
+        return _train(job, resume, device, ranks, outside, group)
 
 
-def _train(job: Job, resume: Stored | None, device: Device, ranks: Ranks, outside: Outside | None, is_elastic: bool) -> Ending:
+def _train(job: Job, resume: Stored | None, device: Device, ranks: Ranks, outside: Outside | None, group: Workers | None) -> Ending:
     rehearsed = preflight(job, device, ranks) if job.config.training.preflight else None
     run = Run(job, resume, device, ranks, outside, rehearsed)
-    begun_for = workers_of(job.config, run.state.position)
-    loop = Loop(run, resume, lambda position: is_elastic and workers_of(job.config, position) != begun_for)
+    loop = Loop(run, resume, lambda position: group is not None and workers_of(job.config, position) != group)
     try:
         return loop.train()
     except Exception as error:

@@ -1,6 +1,7 @@
 """Decisions carried out: a change of stage, a hold, a rollback, an end; each one recorded and followed by a checkpoint."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from raystage.pacing.point import Decision
 from raystage.training.decision_record import Moment, record_of
 from raystage.training.rollback import REASON, choose_target, roll_back
 from raystage.training.run import Run, TrainingError
+from raystage.training.sharding import shards
 from raystage.training.transition import TransitionReport, apply_growth, apply_shape
 
 Save = Callable[..., None]  # Run.save with the controller's state filled in
@@ -46,11 +48,15 @@ def _change_stage(run: Run, decision: Decision, save: Save) -> None:
     if not decision.change.grows:
         run.state, report = apply_shape(run.state, decision)
     else:
+        before = functools.partial(save, f"before-{run.state.position + 1}", pinned=True, frozen=True)
         try:
             grown, report = apply_growth(run.state, decision, run.config, run.job.duration, run.device, run.ranks, run.gate_loss)
-        finally:
-            # growth leaves the old tensors as they are, so they are written while training goes on with the new ones
-            save(f"before-{run.state.position + 1}", pinned=True, frozen=True)
+        except Exception:
+            if not shards(run.config, run.ranks):
+                before()  # of shards every rank has to write its own, and the others may still be growing
+            raise
+        # growth leaves the old tensors as they are, so they are written while training goes on with the new ones
+        before()
         run.state = grown
         if report.outcome == "refused":
             run.saver.wait()  # training goes on with the tensors that are being written

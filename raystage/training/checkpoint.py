@@ -131,8 +131,7 @@ class CheckpointStore:
 
     def with_key(self, key: tuple[int, ...]) -> Stored:
         """The checkpoint that rank 0 has chosen, brought here first where it is elsewhere. Raises CheckpointError."""
-        if not any(stored.manifest.key == key for stored in self.all()):
-            self._bring(key)
+        self._bring(key)
         found = next((stored for stored in self.all() if stored.manifest.key == key), None)
         if found is None:
             raise CheckpointError(

@@ -60,8 +60,10 @@ class Loop:
         self._points: list[Point] = []  # recorded, and not yet sent to the controller
         self._bad_step = _first_bad(resume.manifest, run.state.counters.n_rollbacks) if resume else None
         self._last_check: Check | None = None
-        self._boundary_step = run.state.counters.step
-        self._listen_every_steps = run.config.pacing.check_every_steps
+        self._first_step = step = run.state.counters.step
+        # an interval that another group began counts from its own boundary
+        self._boundary_step = step - step % run.config.pacing.check_every_steps
+        self._listen_every_steps = 1  # until the first boundary tells how long a step takes
 
     def train(self) -> Ending:
         """Trains to the end of the duration, or to a stop, or until another group of workers is to go on."""
@@ -72,6 +74,8 @@ class Loop:
         with run.saver:
             if ending := self._begin():
                 return self._end(ending)
+            if self._wants_others(run.state.position):
+                return "left"  # the group was made for another stage: what came after this checkpoint was lost, or rolled back
             while run.progress < 1.0:
                 if self._carry_out_decisions() and self._wants_others(run.state.position):
                     return "left"  # the checkpoint of the new stage is what the next group begins with
@@ -188,7 +192,7 @@ class Loop:
             run.validate(stage_end=False)
         orders = self._share(self._make_orders(before, step))
         self._decision = self._emergency(step) or orders.decision
-        step_s = (orders.elapsed_s - run.state.counters.elapsed_s) / max(1, step - before)
+        step_s = (orders.elapsed_s - run.state.counters.elapsed_s) / max(1, step - max(before, self._first_step))
         self._listen_every_steps = max(1, int(LISTEN_EVERY_S / max(step_s, 1e-6)))
         run.state = dataclasses.replace(run.state, counters=dataclasses.replace(run.state.counters, elapsed_s=orders.elapsed_s))
         self._steps.start_read(self._measure_probe(), largest_second_moment(run.state.machinery.optimizer))

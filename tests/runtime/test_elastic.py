@@ -83,6 +83,9 @@ def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone:
     )
     assert trained.finished
     assert [size for _, size in groups(trained)] == [1, 2, 3, 2, 2, 1], trained.said
+    repeated = [restart.reached_step - restart.from_step for restart in trained.restarts]
+    assert repeated[:3] == [0, 0, 0], "nodes that join or drain cost no step"
+    assert max(repeated[3:]) <= 25 + 5, "a death costs no more than the checkpoint interval, and what of it was recorded late"
     assert_same_run(trained.records, alone, bitwise=False)
 
 
@@ -108,4 +111,5 @@ def test_each_stage_takes_its_own_workers_and_no_step_is_repeated(folder: Path, 
     trained = machines.train(run(folder, "staged", "runtime.stage_workers=[1, 1, {min: 1, max: 2}]"))
     changes = [d["effective_step"] - 1 for d in alone.decisions]
     assert groups(trained) == [(0, 1), (changes[1], 2)], trained.said
+    assert [(restart.from_step, restart.reached_step) for restart in trained.restarts] == [(changes[1], changes[1])]
     assert_same_run(trained.records, alone, bitwise=False)
