@@ -112,7 +112,7 @@ class ActorController:
         self._actor, self._attempt, self._timeout_s = actor, attempt, timeout_s
         self._call: Any = None
         self._question: Any = None
-        self._asked_s = -_ASK_EVERY_S
+        self._asked_s, self._position = -_ASK_EVERY_S, -1
         self._ask: Ask | None = None
 
     def start(self, points: list[Point]) -> None:
@@ -134,8 +134,9 @@ class ActorController:
             with contextlib.suppress(RayError):
                 self._ask = ray.get(self._question)
             self._question = None
-        if self._question is None and time.monotonic() - self._asked_s >= _ASK_EVERY_S:
-            self._asked_s = time.monotonic()
+        is_time = self._question is None and time.monotonic() - self._asked_s >= _ASK_EVERY_S
+        if is_time or position != self._position:  # a new stage is told at once: the driver may need other workers for it
+            self._asked_s, self._position = time.monotonic(), position
             self._question = self._actor.asked.remote(step, position)
         return self._ask
 

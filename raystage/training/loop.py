@@ -75,10 +75,10 @@ class Loop:
             if ending := self._begin():
                 return self._end(ending)
             if self._wants_others(run.state.position):
-                return "left"  # the group was made for another stage: what came after this checkpoint was lost, or rolled back
+                return self._leave()  # the group was made for another stage: what followed this checkpoint was lost, or rolled back
             while run.progress < 1.0:
                 if self._carry_out_decisions() and self._wants_others(run.state.position):
-                    return "left"  # the checkpoint of the new stage is what the next group begins with
+                    return self._leave()
                 if run.progress >= 1.0:
                     break
                 self._train_one_step()
@@ -110,6 +110,11 @@ class Loop:
         state = self._run.state
         ask = self._outside.asked(state.counters.step, state.position) if self._outside is not None else None
         return {"stop": "stopped", "leave": "left", None: None}[ask]
+
+    def _leave(self) -> Ending:
+        """For the workers of another stage, who begin with the checkpoint that every change leaves; tells outside which stage it is."""
+        self._asked()
+        return "left"
 
     def _end(self, ending: Ending) -> Ending:
         """Leaves with a checkpoint; a rollback that is due comes first, or it would be forgotten."""

@@ -22,9 +22,11 @@ from tests.faults import (
 )
 from tests.training.made_run import configure, losses, train_here
 
-STEPS = 2000
+STEPS = 500
 RUN = [
     f"training.duration={STEPS} steps",
+    "training.batch_tokens=2048",  # steps of some 30 ms
+    "training.micro_batch_tokens=2048",
     "training.preflight=false",
     "checkpoint.every_steps=25",
     "runtime.engine=ray",
@@ -74,11 +76,11 @@ def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone:
     trained = machines.train(
         run(folder, "elastic", "runtime.workers={min: 1, max: 3}"),
         [
-            at_step(60, add_node),
-            at_step(150, add_node, n_workers=2),
-            at_step(260, drain_node, n_workers=3, deadline_s=60),
-            at_step(360, kill_worker, n_workers=2, rank=1),
-            at_step(1500, remove_node),
+            at_step(20, add_node),
+            at_step(60, add_node, n_workers=2),
+            at_step(150, drain_node, n_workers=3, deadline_s=60),
+            at_step(250, kill_worker, n_workers=2, rank=1),
+            at_step(350, remove_node, n_workers=2),
         ],
     )
     assert trained.finished
@@ -94,9 +96,9 @@ def test_controllers_and_a_frozen_worker_are_survived_bit_by_bit(folder: Path, a
         run(folder, "broken", "runtime.workers=1", "runtime.stall_minutes=0.1", "runtime.decision_timeout_s=1"),
         [
             at_step(60, kill_controller),
-            at_step(400, kill_train_controller),
-            at_step(900, freeze_worker, rank=0),
-            at_step(1400, kill_worker, rank=0),
+            at_step(120, kill_train_controller),
+            at_step(250, freeze_worker, rank=0),
+            at_step(400, kill_worker, rank=0),
         ],
     )
     assert trained.finished
