@@ -1,0 +1,73 @@
+"""What the engine reckons with between two groups of workers: room, ranges, failures."""
+
+from pathlib import Path
+
+import pytest
+
+from raystage.config import ConfigError, from_tree
+from raystage.runtime.capacity import Node, capacity
+from raystage.runtime.engine import EngineError
+from raystage.runtime.failures import Failure, cause, failures_of, note_failure
+from raystage.runtime.restarts import Restarts
+from raystage.training.worker_range import Workers, workers_of
+
+STAGES = ["pacing.lengths=[64, 128, 256]", "pacing.depths=[2, 4]"]
+
+
+def test_room_is_what_is_free_and_what_is_ours_on_nodes_that_stay() -> None:
+    nodes = [Node("a", {"CPU": 2.5}, False), Node("b", {"CPU": 0.0}, False), Node("c", {"CPU": 8.0}, True)]
+    assert capacity(nodes, {"CPU": 1.0}, {}) == 2
+    assert capacity(nodes, {"CPU": 1.0}, {"b": 3, "c": 1}) == 5
+    assert capacity(nodes, {"CPU": 1.0, "GPU": 1.0}, {}) == 0
+    assert capacity([Node("a", {"CPU": 0.1 + 0.2}, False)], {"CPU": 0.1}, {}) == 3
+
+
+def test_a_range_takes_what_there_is_and_waits_below_its_least() -> None:
+    assert [Workers(2, 4).take(room) for room in (1, 2, 3, 9)] == [None, 2, 3, 4]
+
+
+def test_each_stage_has_its_workers_and_the_last_entry_holds_on() -> None:
+    config = from_tree({}, [*STAGES, "runtime.stage_workers=[1, {min: 2, max: 8}]"])
+    assert [workers_of(config, position) for position in range(4)] == [Workers(1, 1), *[Workers(2, 8)] * 3]
+    assert workers_of(from_tree({}, ["runtime.workers=3"]), 7) == Workers(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("runtime.workers={min: 3, max: 2}", r"runtime\.workers\.min=3: above its max=2"),
+        ("runtime.workers={min: 1}", r"runtime\.workers: must be a whole number at least 1, or \{min: 1, max: 4\}"),
+        ("runtime.workers=0", r"runtime\.workers=0: must be a whole number"),
+        ("runtime.stage_workers=[1, 1, 1, 1, 1]", r"runtime\.stage_workers: 5 entries, but the plan has 4 stages"),
+    ],
+)
+def test_impossible_workers_are_refused_in_a_line(override: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        from_tree({}, [*STAGES, override])
+
+
+def test_failures_that_come_further_go_on_for_ever_and_others_do_not() -> None:
+    restarts = Restarts(max_failures=2)
+    for step in range(0, 100, 10):
+        restarts.after(step, [], "killed")
+    assert "start again: killed" in restarts.after(90, [], "killed")
+    with pytest.raises(EngineError, match="killed; given up after 2 restarts without a new step"):
+        restarts.after(90, [], "killed")
+    with pytest.raises(EngineError):
+        Restarts(max_failures=0).after(5, [], "killed")
+
+
+def test_a_batch_that_fails_twice_is_named() -> None:
+    restarts, poisoned = Restarts(max_failures=3), Failure(1, 1, 57, tuple(range(10)), "ValueError: a bad token")
+    assert "look at its batch" not in restarts.after(56, [poisoned], "")
+    said = restarts.after(56, [poisoned], "")
+    assert "worker 1 at step 57: ValueError: a bad token; step 57 has failed 2 times" in said
+    assert "rows 0, 1, 2, 3, 4, 5, 6, 7 and 2 more of the prepared corpus" in said
+
+
+def test_failures_are_noted_and_that_of_a_peer_is_no_cause(tmp_path: Path) -> None:
+    note_failure(tmp_path, 1, 0, (57, [3, 4]), RuntimeError("gloo: Connection reset by peer\nmore"))
+    assert cause(failures_of(tmp_path)) is None
+    note_failure(tmp_path, 1, 1, (57, [3, 4]), ValueError("a bad token"))
+    assert cause(failures_of(tmp_path)) == Failure(1, 1, 57, (3, 4), "ValueError: a bad token")
+    note_failure(tmp_path / "away", 1, 1, (57, []), ValueError("nobody to tell"))
