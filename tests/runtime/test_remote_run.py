@@ -20,6 +20,7 @@ from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.view import list_runs, view_checkpoint, view_model, view_records
 from raystage.tracking.records import RunRecords, read_records
 from raystage.training.mirror import KEEP_UNSENT
+from raystage.training.ports import Ask
 from tests.storage.faulty_store import FaultyFileSystem, empty_store, set_faults, stored
 from tests.training.made_run import configure, losses
 
@@ -42,16 +43,19 @@ def elsewhere(folder: Path, name: str, machine: str = "one", *overrides: str) ->
 
 
 class StoppedEngine(LocalEngine):
-    """Calls `at_boundary` at every boundary; it stops where that says so."""
+    """Asks at every boundary, numbered from 1, whether to stop there."""
 
     def __init__(self, config: Config, at_boundary: Callable[[int], bool]) -> None:
         super().__init__(config.runtime)
-        self._at_boundary, self._n_boundaries = at_boundary, 0
-        self._stop = self  # type: ignore[assignment]
+        self._at_boundary, self._every_steps = at_boundary, config.pacing.check_every_steps
+        self._has_begun, self._n_boundaries = False, 0
 
-    def is_set(self) -> bool:
+    def _asked(self, step: int, position: int) -> Ask | None:
+        if not self._has_begun or step % self._every_steps:
+            self._has_begun = True
+            return None
         self._n_boundaries += 1
-        return self._at_boundary(self._n_boundaries)
+        return "stop" if self._at_boundary(self._n_boundaries) else None
 
 
 def run(config: Config, at_boundary: Callable[[int], bool] = lambda n: False, makes_products: bool = False) -> Outcome:
