@@ -48,7 +48,7 @@ class Saver:
         self._memory = HostMemory()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []
-        self._failed = self._last_is_pinned = False
+        self._failed = False
         self._late: StorageError | None = None
 
     @property
@@ -73,11 +73,10 @@ class Saver:
     def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, *, frozen: bool = False) -> None:
         """Returns once the tensors are copied; `frozen` ones in host memory, which nobody changes before `wait` returns, are not."""
         self.check()
-        if len(self._writing) >= _MAX_WAITING and self._patience.is_tried and not self._last_is_pinned and self._writing[-1].cancel():
+        if len(self._writing) >= _MAX_WAITING and self._patience.is_tried and self._writing[-1].cancel():
             self._writing.pop()  # training does not wait for storage that is away; the newer state takes the place
         while len(self._writing) >= _MAX_WAITING:
             self._writing.pop(0).result()
-        self._last_is_pinned = manifest.pinned
         self._writing.append(self._writer.submit(self._write, manifest, config, self._memory.copy(tensors, frozen)))
 
     def check(self) -> None:
