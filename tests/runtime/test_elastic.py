@@ -89,7 +89,7 @@ def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone:
 
 def test_controllers_that_die_leave_the_run_the_same_bit_by_bit(folder: Path, alone: RunRecords, machines: Machines) -> None:
     trained = machines.train(
-        run(folder, "broken", "runtime.workers=1", "runtime.stall_minutes=0.1", "runtime.decision_timeout_s=1"),
+        run(folder, "broken", "runtime.workers=1", "runtime.decision_timeout_s=1"),
         [
             at_step(60, kill_controller),
             at_step(120, kill_train_controller),
