@@ -134,10 +134,12 @@ class Scene:
         self._reached_step = self._newest_step
 
     def workers(self) -> dict[int, int]:
-        """Process ids by rank, once all workers of the group have begun."""
+        """Process ids by rank; where the actor has died and forgotten them, all there are, numbered as they come."""
         actor: Any = ray.get_actor(controller_name(self.config.name))
         workers: dict[int, Worker] = ray.get(actor.workers.remote(), timeout=10)
-        return {rank: worker.process_id for rank, worker in workers.items()}
+        if workers:
+            return {rank: worker.process_id for rank, worker in workers.items()}
+        return dict(enumerate(process.pid for process in psutil.process_iter(["cmdline"]) if _is_called(process, "RayTrainWorker")))
 
     def play(self, faults: Sequence[Fault], training: Future[bool]) -> None:
         """Each fault when its step has come, in order, until training is over."""
@@ -173,7 +175,7 @@ def kill_controller(scene: Scene) -> None:
 def kill_train_controller(scene: Scene) -> None:
     """Ray Train's, which nobody starts again."""
     for process in psutil.process_iter(["cmdline"]):
-        if "TrainController" in " ".join(process.info["cmdline"] or ()) and process.username() == psutil.Process().username():
+        if _is_called(process, "TrainController"):
             process.kill()
 
 
@@ -202,7 +204,13 @@ def corrupt_newest_checkpoint(scene: Scene) -> None:
     weights.write_bytes(bytes(data))
 
 
+def _is_called(process: psutil.Process, title: str) -> bool:
+    """Ray names its processes by the class of the actor that they hold."""
+    return title in " ".join(process.info["cmdline"] or ()) and process.username() == psutil.Process().username()
+
+
 def _signal_worker(scene: Scene, rank: int, number: int) -> None:
-    workers = scene.workers()
+    while not (workers := scene.workers()):
+        time.sleep(_POLL_S)  # they are on their way
     with contextlib.suppress(ProcessLookupError):
         os.kill(workers[max(workers) if rank < 0 else rank], number)
