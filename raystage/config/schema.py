@@ -210,6 +210,11 @@ class Runtime:
     max_failures: int = Field(default=3, ge=0, description="[restarts] after failures in a row without a new step, before the run fails")
     resize_check_s: float = Field(default=10.0, gt=0, description="[s] between looks at the cluster for more workers, or nodes that leave")
     stall_minutes: float = Field(default=15.0, gt=0, description="[minutes] without a step after which the workers count as frozen")
+    spare_after_s: float | None = Field(
+        default=60.0,
+        ge=0,
+        description="[s] of training after which nodes keep a spare process for each CPU worker, for quick restarts; null: none",
+    )
     decision_timeout_s: float = Field(default=5.0, gt=0, description="[s] to wait for the controller actor before rank 0 decides by itself")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
@@ -22,20 +22,32 @@ _JOIN_TRIES, _JOIN_TIMEOUT_S = 20, 10
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """The last that was heard of a group of workers: the step that rank 0 has done, the changes behind, and how long ago [s]."""
+    """The last that was heard of a group of workers: the step that rank 0 has done, the changes behind, and how long ago [s].
+
+    `failures`: of workers that began again at once: the step they had come to, and why.
+    """
 
     step: int
     position: int
     age_s: float
+    failures: tuple[tuple[int, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """Where a worker is. `placement`: the placement group that holds its resources, which outlives a controller that is killed."""
+    """Where a worker is. `placement`: the placement group that holds its resources, which outlives a controller that is killed;
+    `environment`: its runtime environment, in Ray's spelling."""
 
     node_id: str
     process_id: int
     placement: PlacementGroup | None
+    environment: str
+
+    @staticmethod
+    def here() -> "Worker":
+        """This process."""
+        context = ray.get_runtime_context()
+        return Worker(context.get_node_id(), os.getpid(), get_current_placement_group(), context.get_runtime_env_string())
 
 
 class ControllerShell:
@@ -48,6 +60,8 @@ class ControllerShell:
         self._ask: Ask | None = None
         self._step, self._position, self._heard_s = -1, 0, time.monotonic()
         self._workers: dict[int, Worker] = {}
+        self._failed_step = -1
+        self._failures: tuple[tuple[int, str], ...] = ()
 
     def restore(self, attempt: int, state: State) -> None:
         """Takes rank 0's word for the state; earlier attempts are fenced off from then on."""
@@ -69,11 +83,24 @@ class ControllerShell:
     def ask(self, ask: Ask | None) -> Word:
         """Sets what is asked; returns what was last heard."""
         self._ask = ask
-        return Word(self._step, self._position, time.monotonic() - self._heard_s)
+        return Word(self._step, self._position, time.monotonic() - self._heard_s, self._failures)
 
     def begin_group(self) -> None:
         """The workers of a new group are on their way."""
-        self._workers, self._heard_s = {}, time.monotonic()
+        self._failures = ()
+        self._await_workers()
+
+    def failed(self, error: str) -> bool:
+        """The group has failed. Whether it may begin again as it was: it came further than any before, and nobody asked it to end."""
+        may = self._step > self._failed_step and self._ask is None
+        self._failed_step = max(self._failed_step, self._step)
+        if may:
+            self._failures += ((self._step, error),)
+            self._await_workers()
+        return may
+
+    def _await_workers(self) -> None:
+        self._workers, self._step, self._heard_s = {}, -1, time.monotonic()
 
     def join(self, rank: int, worker: Worker) -> None:
         """A worker has begun."""

@@ -2,19 +2,21 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ray.exceptions import RayError
 
 from raystage.config import Config
 from raystage.runtime.capacity import capacity
 from raystage.runtime.controller_actor import DriverController, Word, Worker
+from raystage.runtime.group import Group
 from raystage.runtime.ray_fit import kill_workers
 from raystage.runtime.ray_nodes import ray_nodes
+from raystage.runtime.ray_spare import Spares
+from raystage.runtime.restarts import Restarts
 from raystage.storage.address import is_uri
 from raystage.tracking import plain_lines
 from raystage.training.ports import Ask
-from raystage.training.worker_range import Workers
 
 
 class GroupWatch:
@@ -22,41 +24,47 @@ class GroupWatch:
     plan, by their last word."""
 
     def __init__(
-        self,
-        controller: DriverController,
-        wanted: Workers,
-        n_workers: int,
-        position: int,
-        need: Mapping[str, float],
-        config: Config,
-        say: Callable[[str], None],
+        self, controller: DriverController, group: Group, restarts: Restarts, spares: Spares, config: Config, say: Callable[[str], None]
     ) -> None:
-        self._controller, self._wanted, self._n_workers, self._need = controller, wanted, n_workers, need
+        self._controller, self._group, self._restarts, self._spares = controller, group, restarts, spares
         self._resize_check_s, self._say = config.runtime.resize_check_s, say
         # a rank that waits for storage elsewhere is not frozen
         self._stall_s = 60 * (config.runtime.stall_minutes + is_uri(config.storage) * config.checkpoint.storage_retry_minutes)
         self._looked_s = time.monotonic()
-        self._room_before = n_workers
+        self._room_before = group.n_workers
+        self._n_failures = 0
         self._leave = self._killed = False
         self.workers: dict[int, Worker] = {}
-        self.reached_step, self.position = -1, position
+        self.reached_step, self.position = -1, group.position
 
     def look(self, stop: bool) -> None:
         """Called often; again and again, since an actor that died and came back has forgotten what was asked."""
         ask: Ask | None = "stop" if stop else "leave" if self._leave else None
-        if len(self.workers) < self._n_workers:
-            self.workers |= self._controller.workers()
         word = self._controller.ask(ask)
-        if word is not None and word.step >= 0:
-            self.reached_step, self.position = max(self.reached_step, word.step), word.position
         if word is not None:
-            self._end_silence(word)
+            self._hear(word)
+        if not self._all_began():
+            self.workers |= self._controller.workers()
+        else:
+            self._spares.look(self.workers)
         if time.monotonic() - self._looked_s >= self._resize_check_s and not self._leave:
             self._looked_s = time.monotonic()
             self._look_at_nodes()
 
+    def _hear(self, word: Word) -> None:
+        for reached_step, error in word.failures[self._n_failures :]:
+            self._say(self._restarts.after(reached_step, error))
+            self.workers, self._killed = {}, False  # others have taken their place
+        self._n_failures = len(word.failures)
+        if word.step >= 0:
+            self.reached_step, self.position = max(self.reached_step, word.step), word.position
+        self._end_silence(word)
+
+    def _all_began(self) -> bool:
+        return len(self.workers) == self._group.n_workers
+
     def _look_at_nodes(self) -> None:
-        if len(self.workers) < self._n_workers:
+        if not self._all_began():
             return  # not all of them have begun
         try:
             nodes = ray_nodes()
@@ -64,22 +72,22 @@ class GroupWatch:
             return  # the cluster has no time for us at the moment
         ours = Counter(worker.node_id for worker in self.workers.values())
         leaving = any(node.is_leaving and node.node_id in ours for node in nodes)
-        room = min(capacity(nodes, self._need, ours), self._wanted.high)
+        room = min(capacity(nodes, self._group.need, ours), self._group.wanted.high)
         if leaving:
             self._leave_because("a node in use will be taken away")
-        elif room > self._n_workers and self._room_before > self._n_workers:
+        elif min(room, self._room_before) > self._group.n_workers:
             self._leave_because(f"there is room for {plain_lines.workers(room)}")
         self._room_before = room
 
     def _leave_because(self, reason: str) -> None:
         self._leave = True
-        self._say(f"{reason}: {plain_lines.workers(self._n_workers)} will save and leave, and training goes on with all that fit")
+        self._say(f"{reason}: {plain_lines.workers(self._group.n_workers)} will save and leave, and training goes on with all that fit")
 
     def _end_silence(self, word: Word) -> None:
         """Workers that hang, one of them frozen perhaps, end by being killed."""
         if word.age_s < self._stall_s or self._killed:
             return
-        if len(self.workers) < self._n_workers:
+        if not self._all_began():
             return  # on their way: Ray has limits of its own for that
         self._killed = True
         self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes): the workers are killed")

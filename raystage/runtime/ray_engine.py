@@ -15,13 +15,14 @@ from raystage.config import Config
 from raystage.runtime.capacity import capacity
 from raystage.runtime.controller_actor import DriverController, controller_name, start_controller
 from raystage.runtime.engine import EngineError
-from raystage.runtime.failures import failures_of
+from raystage.runtime.group import Group
 from raystage.runtime.group_watch import GroupWatch
 from raystage.runtime.ray_cluster import connect, needs_gpu, worker_need
-from raystage.runtime.ray_fit import Fit, GroupEnd, free_resources
+from raystage.runtime.ray_failure import GroupEnd
+from raystage.runtime.ray_fit import Fit, free_resources
 from raystage.runtime.ray_nodes import ray_nodes
+from raystage.runtime.ray_spare import Spares
 from raystage.runtime.restarts import Restarts
-from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.worker import Assignment
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
@@ -40,8 +41,7 @@ class RayEngine:
     def __init__(self, config: Config) -> None:
         self._config, self._runtime = config, config.runtime
         connect(config)
-        self._use_gpu = needs_gpu(self._runtime)
-        self._need = worker_need(self._use_gpu)
+        self._need = worker_need(needs_gpu(self._runtime))
         self._stop_asked = threading.Event()
 
     def request_stop(self) -> None:
@@ -55,18 +55,19 @@ class RayEngine:
             ray.kill(actor)
 
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
-        controller, restarts = DriverController(actor, self._runtime.decision_timeout_s), Restarts(self._runtime.max_failures)
+        controller = DriverController(actor, self._runtime.decision_timeout_s)
+        restarts = Restarts(assignment.run_dir, self._runtime.max_failures)
+        spares = Spares(None if "GPU" in self._need else self._runtime.spare_after_s)
         n_before, position = 0, _position(assignment)
         for number in range(1, 1_000_000):
             wanted = workers_of(assignment.config, position)
             n_workers = self._wait_for_room(wanted, n_before, say)
             if n_workers is None:
                 return False
-            attempt_before = RunFolder(assignment.run_dir).attempt()
             controller.begin_group()
-            fit = Fit(assignment, wanted, actor, number, n_workers, self._use_gpu)
-            watch = GroupWatch(controller, wanted, n_workers, position, self._need, assignment.config, say)
-            end = self._follow(fit, watch)
+            group = Group(number, wanted, n_workers, position, self._need)
+            watch = GroupWatch(controller, group, restarts, spares, assignment.config, say)
+            end = self._follow(Fit(assignment, group, actor), watch)
             n_before, position = n_workers, watch.position
             free_resources(list(watch.workers.values()))
             if end.ending is not None and (end.ending != "left" or self._stop_asked.is_set()):
@@ -74,8 +75,7 @@ class RayEngine:
             if end.fatal is not None:
                 raise EngineError(end.fatal)
             if end.ending is None:
-                noted = [failure for failure in failures_of(assignment.run_dir) if failure.attempt > attempt_before]
-                say(restarts.after(watch.reached_step, noted, end.error))
+                say(restarts.after(watch.reached_step, end.error))
         raise AssertionError("a million groups of workers")
 
     def _follow(self, fit: Fit, watch: GroupWatch) -> GroupEnd:

@@ -1,6 +1,5 @@
 """One group of workers: a fit of Ray Train in a thread, from its start to its end."""
 
-import dataclasses
 import os
 import signal
 import threading
@@ -10,9 +9,9 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.placement_group import get_current_placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raystage.config import ConfigError
@@ -20,7 +19,9 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.controller_actor import ActorController, Worker, join
 from raystage.runtime.engine import FatalError
-from raystage.runtime.failures import is_of_peers
+from raystage.runtime.group import Group
+from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedError, end_of, last_line
+from raystage.runtime.ray_spare import environment_with_imports
 from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.worker import Assignment, run_rank
 from raystage.storage.faults import StorageError
@@ -31,31 +32,25 @@ from raystage.training.run import FencedError, TrainingError
 from raystage.training.worker_range import Workers
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupEnd:
-    """`ending`: None where the group failed; `fatal`: what every further group would meet again; `error`: what Ray says of a failure."""
-
-    ending: Ending | None = None
-    fatal: str | None = None
-    error: str = ""
-
-
 class Fit(threading.Thread):
     """`fit` blocks; in a thread of its own it leaves the main one to signals and to the watch."""
 
-    def __init__(self, assignment: Assignment, group: Workers, controller: Any, number: int, n_workers: int, use_gpu: bool) -> None:
+    def __init__(self, assignment: Assignment, group: Group, controller: Any) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
         self._result: GroupEnd | None = None
+        in_place = -1 if assignment.config.runtime.max_failures else 0
         self._trainer = TorchTrainer(
             _train_worker,  # type: ignore[arg-type]  # mypy sees the trainer of Ray Train v1
-            train_loop_config={"assignment": assignment, "group": group, "controller": controller},
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=n_workers, use_gpu=use_gpu),
+            train_loop_config={"assignment": assignment, "group": group.wanted, "controller": controller},
+            torch_config=TorchConfig(backend="nccl" if group.use_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=group.n_workers, use_gpu=group.use_gpu),
             run_config=RunConfig(
-                name=f"driver-{os.getpid()}-{number}",
+                name=f"driver-{os.getpid()}-{group.number}",
                 **ray_storage(assignment),
-                # every failure is the engine's to answer, who may find other nodes by then
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+                worker_runtime_env=environment_with_imports() if assignment.config.runtime.spare_after_s is not None else {},
+                # what AnswerFailures does not let pass is the engine's to answer, who may find other nodes by then
+                failure_config=FailureConfig(max_failures=in_place, controller_failure_limit=0),  # type: ignore[call-arg]
+                callbacks=[AnswerFailures(controller, group)] if in_place else [],  # type: ignore[list-item]
             ),
         )
 
@@ -63,8 +58,15 @@ class Fit(threading.Thread):
         try:
             ending = self._trainer.fit().return_value  # type: ignore[attr-defined]
             self._result = GroupEnd(ending, error="the workers ended without a word")
+        except ControllerError as error:
+            failure = error.controller_failure
+            self._result = failure.args[0] if isinstance(failure, GroupFailedError) else GroupEnd(error=last_line(failure))
+        except WorkerGroupError as error:
+            self._result = end_of(error.worker_failures)
+        except RayActorError:
+            self._result = GroupEnd(error="Ray Train's controller is gone: killed, or out of memory")
         except Exception as error:  # whatever it is, the engine answers it
-            self._result = GroupEnd(fatal=_fatal(error), error=_cause(error))
+            self._result = GroupEnd(error=last_line(error))
 
     def end(self) -> GroupEnd:
         """How it ended, once it has."""
@@ -101,7 +103,7 @@ def _train_worker(settings: dict[str, Any]) -> Ending:
 
 def _run_worker(assignment: Assignment, group: Workers, ranks: Ranks, controller: Any) -> Ending:
     runtime, context = assignment.config.runtime, ray.train.get_context()
-    join(controller, ranks.rank, Worker(ray.get_runtime_context().get_node_id(), os.getpid(), get_current_placement_group()))
+    join(controller, ranks.rank, Worker.here())
     device = pick_device("cuda" if runtime.device != "cpu" and ray.get_gpu_ids() else "cpu", context.get_local_rank())
     threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     handle: list[ActorController] = []
@@ -114,23 +116,3 @@ def _run_worker(assignment: Assignment, group: Workers, ranks: Ranks, controller
         return handle[0].asked(step, position)
 
     return run_rank(assignment, device, ranks, threads, remote, asked, group)
-
-
-def _fatal(error: Exception) -> str | None:
-    """The message of a FatalError that a worker raised; Ray hands its traceback on as text."""
-    mark = f"{FatalError.__name__}: "
-    failures = (str(failure) for failure in (getattr(error, "worker_failures", None) or {}).values())
-    return next((failure.rpartition(mark)[2].strip() for failure in failures if mark in failure), None)
-
-
-def _cause(error: Exception) -> str:
-    """In one line: a worker that is gone before what the others say of it, else the last line of the innermost error."""
-    if isinstance(error, RayActorError):
-        return "Ray Train's controller is gone: killed, or out of memory"
-    failures = getattr(error, "worker_failures", None) or {}
-    for rank, failure in failures.items():
-        if isinstance(failure, RayActorError):
-            return f"the process of worker {rank} is gone: killed, out of memory, or its node with it"
-    inner = next((failure for failure in failures.values() if not is_of_peers(str(failure))), None) or error
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    return lines[-1] if lines else type(inner).__name__

@@ -46,21 +46,24 @@ def test_impossible_workers_are_refused_in_a_line(override: str, line: str) -> N
         from_tree({}, [*STAGES, override])
 
 
-def test_failures_that_come_further_go_on_for_ever_and_others_do_not() -> None:
-    restarts = Restarts(max_failures=2)
+def test_failures_that_come_further_go_on_for_ever_and_others_do_not(tmp_path: Path) -> None:
+    restarts = Restarts(tmp_path, max_failures=2)
     for step in range(0, 100, 10):
-        restarts.after(step, [], "killed")
-    assert "start again: killed" in restarts.after(90, [], "killed")
+        restarts.after(step, "killed")
+    assert "start again: killed" in restarts.after(90, "killed")
     with pytest.raises(EngineError, match="killed; given up after 2 restarts without a new step"):
-        restarts.after(90, [], "killed")
+        restarts.after(90, "killed")
     with pytest.raises(EngineError):
-        Restarts(max_failures=0).after(5, [], "killed")
+        Restarts(tmp_path, max_failures=0).after(5, "killed")
 
 
-def test_a_batch_that_fails_twice_is_named() -> None:
-    restarts, poisoned = Restarts(max_failures=3), Failure(1, 1, 57, tuple(range(10)), "ValueError: a bad token")
-    assert "look at its batch" not in restarts.after(56, [poisoned], "")
-    said = restarts.after(56, [poisoned], "")
+def test_a_batch_that_fails_twice_is_named(tmp_path: Path) -> None:
+    note_failure(tmp_path, 1, 1, (57, [1]), ValueError("of an earlier command"))
+    restarts = Restarts(tmp_path, max_failures=3)
+    note_failure(tmp_path, 2, 1, (57, list(range(10))), ValueError("a bad token"))
+    assert "look at its batch" not in restarts.after(56, "")
+    note_failure(tmp_path, 3, 1, (57, list(range(10))), ValueError("a bad token"))
+    said = restarts.after(56, "")
     assert "worker 1 at step 57: ValueError: a bad token; step 57 has failed 2 times" in said
     assert "rows 0, 1, 2, 3, 4, 5, 6, 7 and 2 more of the prepared corpus" in said
 

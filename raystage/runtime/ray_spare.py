@@ -1,0 +1,87 @@
+"""Spare worker processes: every node keeps one a worker that has imported everything already, for the group after the next failure.
+
+Imports are most of a restart. Ray gives a new worker any idle process of the same job and runtime environment, but starts one ahead of need
+only for itself: the call to a node for it and the variable that names what such a process runs first are Ray's own, and used here alone.
+"""
+
+import contextlib
+import importlib
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import ray
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+from ray.core.generated.common_pb2 import PYTHON  # type: ignore[attr-defined]
+from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest  # type: ignore[attr-defined]
+from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
+from ray.core.generated.runtime_environment_pb2 import RuntimeEnvInfo  # type: ignore[attr-defined]
+
+from raystage.runtime.controller_actor import Worker
+
+_KEEP_S = 30 * 24 * 3600
+_TIMEOUT_S = 5
+# the worker's function, and what models and optimizers import when they are made
+_MODULES = (
+    "raystage.runtime.ray_fit",
+    "torch._dynamo",
+    *(f"transformers.models.{family}.modeling_{family}" for family in ("gpt2", "llama", "qwen3")),
+)
+
+
+class Spares:
+    """Of all nodes, over all groups of a run. `after_s`: [s] that a group trains before it gets any; None: none at all."""
+
+    def __init__(self, after_s: float | None) -> None:
+        self._after_s = after_s
+        self._seen: Mapping[int, Worker] = {}
+        self._seen_s, self._are_kept = time.monotonic(), True
+        self._n_by_node: Counter[str] = Counter()
+
+    def look(self, workers: Mapping[int, Worker]) -> None:
+        """Called often, with all workers of a group."""
+        if workers != self._seen:
+            self._seen, self._seen_s, self._are_kept = dict(workers), time.monotonic(), False
+        elif self._after_s is not None and not self._are_kept and time.monotonic() - self._seen_s >= self._after_s:
+            self._are_kept = True
+            self._keep(workers)
+
+    def _keep(self, workers: Mapping[int, Worker]) -> None:
+        """Every node of these workers, who took what spares there were, gets as many as it has of them."""
+        addresses = {node["NodeID"]: f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["Alive"]}
+        for node_id, n_workers in Counter(worker.node_id for worker in workers.values()).items():
+            n_left = max(0, self._n_by_node[node_id] - n_workers)
+            if node_id in addresses and n_left < n_workers:
+                environment = next(worker.environment for worker in workers.values() if worker.node_id == node_id)
+                _ask_node(addresses[node_id], environment, n_workers - n_left)
+            self._n_by_node[node_id] = max(n_left, n_workers)
+
+
+def environment_with_imports() -> dict[str, Any]:
+    """A runtime environment whose processes begin with `import_all`; an empty one where the job has a hook of its own for that."""
+    job = ray.get_runtime_context().runtime_env
+    if WORKER_PROCESS_SETUP_HOOK_ENV_VAR in job.get("env_vars", {}):
+        return {}
+    return {"env_vars": {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: f"{__name__}.{import_all.__name__}"}}
+
+
+def import_all() -> None:
+    """Imports what a worker will need."""
+    for module in _MODULES:
+        with contextlib.suppress(ImportError):  # to be met again, and told, where it is needed
+            importlib.import_module(module)
+
+
+def _ask_node(address: str, environment: str, n: int) -> None:
+    request = PrestartWorkersRequest(
+        language=PYTHON,
+        job_id=bytes.fromhex(ray.get_runtime_context().get_job_id()),
+        runtime_env_info=RuntimeEnvInfo(serialized_runtime_env=environment),
+        keep_alive_duration_secs=_KEEP_S,
+        num_workers=n,
+    )
+    with contextlib.suppress(grpc.RpcError), init_grpc_channel(address) as channel:  # without spares a restart takes longer, no more
+        NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=_TIMEOUT_S)
