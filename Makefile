@@ -40,7 +40,7 @@ soak: $(STAMP) ## a run whose controller is killed ten times, and one with fifty
 	$(BIN)/python -m tests.soak.actor_killed
 	$(BIN)/python -m tests.soak.fifty_faults
 
-bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (3 minutes)
+bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (8 minutes)
 	$(BIN)/python -m tests.bench.restart
 
 bench-trigger: $(STAMP) ## the slope trigger on made curves: how often too early, how late, or never (half an hour on two cores)

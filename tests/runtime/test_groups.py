@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayActorError
 
 from raystage.config import ConfigError, from_tree
 from raystage.runtime.capacity import Node, capacity
-from raystage.runtime.engine import EngineError
+from raystage.runtime.controller_actor import ControllerShell
+from raystage.runtime.engine import EngineError, FatalError
 from raystage.runtime.failures import Failure, cause, failures_of, note_failure
+from raystage.runtime.ray_failure import GroupEnd, end_of
 from raystage.runtime.restarts import Restarts
+from raystage.training.policy import policy_of
 from raystage.training.worker_range import Workers, workers_of
 
 STAGES = ["pacing.lengths=[64, 128, 256]", "pacing.depths=[2, 4]"]
@@ -55,6 +59,32 @@ def test_failures_that_come_further_go_on_for_ever_and_others_do_not(tmp_path: P
         restarts.after(90, "killed")
     with pytest.raises(EngineError):
         Restarts(tmp_path, max_failures=0).after(5, "killed")
+
+
+def test_workers_begin_again_where_they_are_when_they_came_further_and_nothing_was_asked() -> None:
+    shell = ControllerShell(policy_of(from_tree({}, STAGES)))
+    shell.begin_group()
+    assert not shell.failed("before the first step")
+    shell.asked(5, 0)
+    assert shell.failed("killed")
+    assert not shell.failed("killed again, before a step")
+    shell.asked(5, 0)
+    assert not shell.failed("killed again, at the same step")
+    shell.asked(6, 0)
+    assert shell.failed("killed")
+    assert shell.ask(None).failures == ((5, "killed"), (6, "killed"))
+    shell.asked(7, 0)
+    assert shell.ask("leave").step == 7
+    assert not shell.failed("killed while it was to leave")
+    shell.begin_group()
+    assert shell.ask(None).failures == (), "another fit has its own"
+
+
+def test_what_failed_workers_say_is_told_in_a_line() -> None:
+    gone, peer = RayActorError(), RuntimeError("gloo: Connection reset by peer")
+    assert end_of({0: peer, 1: gone}).error == "the process of worker 1 is gone: killed, out of memory, or its node with it"
+    assert end_of({0: peer, 1: ValueError("line\nthe last one")}) == GroupEnd(error="the last one")
+    assert end_of({0: FatalError("no such stage"), 1: peer}).fatal == "no such stage"
 
 
 def test_a_batch_that_fails_twice_is_named(tmp_path: Path) -> None:
