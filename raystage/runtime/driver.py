@@ -12,10 +12,10 @@ from raystage.config.duration import parse_duration
 from raystage.data.corpus import Corpus
 from raystage.data.prepare import prepare
 from raystage.data.progress import Progress
+from raystage.runtime.assignment import Assignment
 from raystage.runtime.driver_storage import DriverStorage
 from raystage.runtime.engine import Engine, EngineError
 from raystage.runtime.run_folder import RunFolder
-from raystage.runtime.worker import Assignment
 from raystage.runtime.wrap_up import Products, wrap_up
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience

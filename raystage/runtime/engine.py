@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from raystage.runtime.worker import Assignment
+from raystage.runtime.assignment import Assignment
 
 
 class EngineError(RuntimeError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ray.exceptions import RayError
 
 from raystage.config import Config
-from raystage.runtime.capacity import capacity
+from raystage.runtime.capacity import capacity, places
 from raystage.runtime.controller_actor import DriverController, Word, Worker
 from raystage.runtime.group import Group
 from raystage.runtime.ray_fit import kill_workers
@@ -77,6 +77,8 @@ class GroupWatch:
             self._leave_because("a node in use will be taken away")
         elif min(room, self._room_before) > self._group.n_workers:
             self._leave_because(f"there is room for {plain_lines.workers(room)}")
+        elif room > self._group.n_workers:
+            self._spares.prepare(places(nodes, self._group.need, room - self._group.n_workers))
         self._room_before = room
 
     def _leave_because(self, reason: str) -> None:

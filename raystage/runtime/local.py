@@ -10,8 +10,9 @@ import torch.distributed as dist
 from raystage.config.schema import Runtime
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.runtime.assignment import Assignment
 from raystage.runtime.engine import EngineError
-from raystage.runtime.worker import Assignment, run_rank
+from raystage.runtime.worker import run_rank
 from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.ports import Ask

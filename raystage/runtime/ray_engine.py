@@ -12,7 +12,8 @@ from typing import Any
 import ray
 
 from raystage.config import Config
-from raystage.runtime.capacity import capacity
+from raystage.runtime.assignment import Assignment
+from raystage.runtime.capacity import capacity, places
 from raystage.runtime.controller_actor import DriverController, controller_name, start_controller
 from raystage.runtime.engine import EngineError
 from raystage.runtime.group import Group
@@ -23,7 +24,6 @@ from raystage.runtime.ray_fit import Fit, free_resources
 from raystage.runtime.ray_nodes import ray_nodes
 from raystage.runtime.ray_spare import Spares
 from raystage.runtime.restarts import Restarts
-from raystage.runtime.worker import Assignment
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
 from raystage.training.worker_range import Workers, workers_of
@@ -65,6 +65,7 @@ class RayEngine:
             if n_workers is None:
                 return False
             controller.begin_group()
+            spares.prepare(places(ray_nodes(), self._need, n_workers))
             group = Group(number, wanted, n_workers, position, self._need)
             watch = GroupWatch(controller, group, restarts, spares, assignment.config, say)
             end = self._follow(Fit(assignment, group, actor), watch)

@@ -17,13 +17,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raystage.config import ConfigError
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.runtime.assignment import Assignment
 from raystage.runtime.controller_actor import ActorController, Worker, join
 from raystage.runtime.engine import FatalError
 from raystage.runtime.group import Group
 from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedError, end_of, last_line
 from raystage.runtime.ray_spare import environment_with_imports
 from raystage.runtime.ray_storage import ray_storage
-from raystage.runtime.worker import Assignment, run_rank
+from raystage.runtime.worker import run_rank
 from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.ports import Ask, Ending

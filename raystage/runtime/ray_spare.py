@@ -6,6 +6,7 @@ only for itself: the call to a node for it and the variable that names what such
 
 import contextlib
 import importlib
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -13,12 +14,14 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import ray
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 from ray.core.generated.common_pb2 import PYTHON  # type: ignore[attr-defined]
 from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest  # type: ignore[attr-defined]
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from ray.core.generated.runtime_environment_pb2 import RuntimeEnvInfo  # type: ignore[attr-defined]
+from ray.train.v2._internal.constants import DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE, get_env_vars_to_propagate
 
 from raystage.runtime.controller_actor import Worker
 
@@ -33,7 +36,7 @@ _MODULES = (
 
 
 class Spares:
-    """Of all nodes, over all groups of a run. `after_s`: [s] that a group trains before it gets any; None: none at all."""
+    """Of all nodes, over all groups of a run. `after_s`: [s] that a group trains before it gets any; None: no spares, ever."""
 
     def __init__(self, after_s: float | None) -> None:
         self._after_s = after_s
@@ -41,31 +44,47 @@ class Spares:
         self._seen_s, self._are_kept = time.monotonic(), True
         self._n_by_node: Counter[str] = Counter()
 
+    def prepare(self, n_by_node: Mapping[str, int]) -> None:
+        """For workers that are about to start on these nodes: they import while Ray Train's controller does."""
+        if self._after_s is not None:
+            self._have(n_by_node, worker_environment())
+
     def look(self, workers: Mapping[int, Worker]) -> None:
         """Called often, with all workers of a group."""
+        n_by_node = Counter(worker.node_id for worker in workers.values())
         if workers != self._seen:
             self._seen, self._seen_s, self._are_kept = dict(workers), time.monotonic(), False
+            self._n_by_node -= n_by_node  # they took what there was
         elif self._after_s is not None and not self._are_kept and time.monotonic() - self._seen_s >= self._after_s:
             self._are_kept = True
-            self._keep(workers)
+            self._have(n_by_node, workers[0].environment)
 
-    def _keep(self, workers: Mapping[int, Worker]) -> None:
-        """Every node of these workers, who took what spares there were, gets as many as it has of them."""
+    def _have(self, n_by_node: Mapping[str, int], environment: str) -> None:
         addresses = {node["NodeID"]: f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["Alive"]}
-        for node_id, n_workers in Counter(worker.node_id for worker in workers.values()).items():
-            n_left = max(0, self._n_by_node[node_id] - n_workers)
-            if node_id in addresses and n_left < n_workers:
-                environment = next(worker.environment for worker in workers.values() if worker.node_id == node_id)
-                _ask_node(addresses[node_id], environment, n_workers - n_left)
-            self._n_by_node[node_id] = max(n_left, n_workers)
+        for node_id, n in n_by_node.items():
+            if node_id in addresses and (n_missing := n - self._n_by_node[node_id]) > 0:
+                _ask_node(addresses[node_id], environment, n_missing)
+                self._n_by_node[node_id] = n
 
 
 def environment_with_imports() -> dict[str, Any]:
     """A runtime environment whose processes begin with `import_all`; an empty one where the job has a hook of its own for that."""
-    job = ray.get_runtime_context().runtime_env
-    if WORKER_PROCESS_SETUP_HOOK_ENV_VAR in job.get("env_vars", {}):
+    if WORKER_PROCESS_SETUP_HOOK_ENV_VAR in _job_environment().get("env_vars", {}):
         return {}
-    return {"env_vars": {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: f"{__name__}.{import_all.__name__}"}}
+    # Ray Train adds the second one; named here it cannot be forgotten below
+    blocking = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE}
+    return {"env_vars": {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: f"{__name__}.{import_all.__name__}", **blocking}}
+
+
+def worker_environment() -> str:
+    """The runtime environment of a worker of Ray Train as Ray spells it: only a process with the very same text is taken."""
+    job = _job_environment()
+    variables = {**job.get("env_vars", {}), **get_env_vars_to_propagate(), **environment_with_imports().get("env_vars", {})}
+    return json.dumps({**job, "env_vars": variables}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _job_environment() -> dict[str, Any]:
+    return dict(ray.get_runtime_context().runtime_env)
 
 
 def import_all() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow.fs
 
-from raystage.runtime.worker import Assignment
+from raystage.runtime.assignment import Assignment
 from raystage.storage.address import is_uri, open_filesystem
 
 

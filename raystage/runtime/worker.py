@@ -1,14 +1,13 @@
 """One rank of one attempt: the same code under Ray Train, under torchrun and in a plain process."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raystage.config import Config
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
+from raystage.runtime.assignment import Assignment
 from raystage.runtime.commands_file import CommandsFile
 from raystage.runtime.failures import note_failure
 from raystage.runtime.node_corpus import corpus_on_every_node
@@ -22,15 +21,6 @@ from raystage.training.ports import Asked, Ending, RemoteController, nothing_ask
 from raystage.training.preflight import preflight
 from raystage.training.run import Outside, Run
 from raystage.training.worker_range import Workers, workers_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Assignment:
-    """What the driver sends to every rank; plain values and paths, so that it travels."""
-
-    config: Config
-    corpus_folder: Path
-    run_dir: Path
 
 
 class FileRecorder:

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from raystage.config import ConfigError, from_tree
-from raystage.runtime.capacity import Node, capacity
+from raystage.runtime.capacity import Node, capacity, places
 from raystage.runtime.controller_actor import ControllerShell
 from raystage.runtime.engine import EngineError, FatalError
 from raystage.runtime.failures import Failure, cause, failures_of, note_failure
@@ -24,6 +24,11 @@ def test_room_is_what_is_free_and_what_is_ours_on_nodes_that_stay() -> None:
     assert capacity(nodes, {"CPU": 1.0}, {"b": 3, "c": 1}) == 5
     assert capacity(nodes, {"CPU": 1.0, "GPU": 1.0}, {}) == 0
     assert capacity([Node("a", {"CPU": 0.1 + 0.2}, False)], {"CPU": 0.1}, {}) == 3
+
+
+def test_workers_are_packed_onto_the_nodes_with_most_room() -> None:
+    nodes = [Node("a", {"CPU": 1.0}, False), Node("b", {"CPU": 4.0}, False), Node("c", {"CPU": 8.0}, True), Node("d", {"CPU": 0.0}, False)]
+    assert [places(nodes, {"CPU": 1.0}, n) for n in (0, 3, 5, 9)] == [{}, {"b": 3}, {"b": 4, "a": 1}, {"b": 4, "a": 1}]
 
 
 def test_a_range_takes_what_there_is_and_waits_below_its_least() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 
+from raystage.runtime.assignment import Assignment
 from raystage.runtime.controller_actor import controller_name
 from raystage.runtime.ray_engine import RayEngine
 from raystage.runtime.run_folder import RunFolder
-from raystage.runtime.worker import Assignment
 from raystage.tracking.records import METRICS_FILE, RunRecords
 from tests.training.made_run import assign, configure, losses
 

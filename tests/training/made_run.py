@@ -11,8 +11,9 @@ from raystage.data.corpus import Corpus
 from raystage.data.prepare import prepare
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.runtime.assignment import Assignment
 from raystage.runtime.run_folder import RunFolder
-from raystage.runtime.worker import Assignment, run_rank
+from raystage.runtime.worker import run_rank
 from raystage.tracking.records import RunRecords
 
 TREE: dict[str, Any] = {

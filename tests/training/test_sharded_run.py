@@ -16,10 +16,11 @@ from raystage.config import Config, ConfigError
 from raystage.data.corpus import Corpus
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.runtime.assignment import Assignment
 from raystage.runtime.export import export
 from raystage.runtime.grow_source import open_source
 from raystage.runtime.run_folder import RunFolder
-from raystage.runtime.worker import Assignment, run_rank
+from raystage.runtime.worker import run_rank
 from raystage.tracking.records import RunRecords
 from raystage.training import transition
 from raystage.training.checkpoint import CheckpointError, CheckpointStore, load_tensors
