@@ -84,12 +84,15 @@ class Machines:
         ray.shutdown()
         self.cluster.shutdown()
 
+    def add_node(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=1))
+
     def train(self, config: Config, faults: Sequence[Fault] = ()) -> Trained:
         """Trains in a thread while the faults happen in this one: Ray starts nodes from the main thread alone."""
         assignment, begin_s = assign(config), time.monotonic()
         said: list[tuple[float, str]] = []
-        scene = Scene(self, config, assignment.run_dir, begin_s)
         engine = RayEngine(config)
+        scene = Scene(self, engine, config, assignment.run_dir, begin_s)
         with ThreadPoolExecutor(1) as pool:
             training = pool.submit(engine.train, assignment, lambda line: said.append((time.monotonic() - begin_s, line)))
             scene.play(faults, training)
@@ -102,8 +105,8 @@ class Machines:
 class Scene:
     """What a fault can lay its hands on."""
 
-    def __init__(self, machines: Machines, config: Config, run_dir: Path, begin_s: float) -> None:
-        self.machines, self.config, self.run_dir, self._begin_s = machines, config, run_dir, begin_s
+    def __init__(self, machines: Machines, engine: RayEngine, config: Config, run_dir: Path, begin_s: float) -> None:
+        self.machines, self.engine, self.config, self.run_dir, self._begin_s = machines, engine, config, run_dir, begin_s
         self.happened: list[tuple[float, int, str]] = []
         self.restarts: list[Restart] = []
         self._attempt = self._reached_step = 0
@@ -179,8 +182,13 @@ def kill_train_controller(scene: Scene) -> None:
             process.kill()
 
 
+def ask_to_stop(scene: Scene) -> None:
+    """As a signal does."""
+    scene.engine.request_stop()
+
+
 def add_node(scene: Scene) -> None:
-    scene.machines.nodes.append(scene.machines.cluster.add_node(num_cpus=1))
+    scene.machines.add_node()
 
 
 def remove_node(scene: Scene) -> None:

@@ -3,7 +3,11 @@
 import contextlib
 import dataclasses
 import io
+import os
+import signal
 import sys
+import threading
+import time
 import unittest.mock
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import pytest
 from raystage.cli import main
 from raystage.config import dump
 from raystage.config.reference import key_table
+from raystage.tracking.records import RunRecords
 from tests.training.made_run import configure
 
 
@@ -95,3 +100,23 @@ def test_the_verbs_from_text_to_text(folder: Path) -> None:
     assert raystage("export", "runs/small", "out", cwd=folder).code == 0
     written = raystage("generate", "out", "--prompt", "the loss", "--tokens", "30", cwd=folder)
     assert written.stdout.startswith("the loss")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    config = configure(tmp_path, ["name=long", "tracking.mlflow=false", "training.duration=20000 steps"])
+    run_dir = Path(config.storage) / "long"
+    (tmp_path / "long.yaml").write_text(dump(config))
+    threading.Thread(target=_signal_at_step_40, args=(run_dir / "metrics.jsonl", number)).start()
+    stopped = raystage("train", "long.yaml", cwd=tmp_path)
+    assert stopped.code == 0
+    assert "the same command goes on" in stopped.stdout + stopped.stderr
+    last_step = RunRecords.load(run_dir).train[-1]["step"]
+    assert int(max(path.name for path in (run_dir / "checkpoints").iterdir()).split("-")[0]) == last_step
+    assert 40 <= last_step < 20000
+
+
+def _signal_at_step_40(metrics: Path, number: signal.Signals) -> None:
+    while not metrics.exists() or '"step": 40' not in metrics.read_text():
+        time.sleep(0.05)
+    os.kill(os.getpid(), number)

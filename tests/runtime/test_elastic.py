@@ -12,6 +12,7 @@ from tests.faults import (
     Machines,
     Trained,
     add_node,
+    ask_to_stop,
     at_step,
     drain_node,
     kill_controller,
@@ -71,39 +72,33 @@ def groups(trained: Trained) -> list[tuple[int, int]]:
 
 
 def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone: RunRecords, machines: Machines) -> None:
+    machines.add_node()
+    begin_2 = alone.decisions[0]["effective_step"] - 1
     trained = machines.train(
-        run(folder, "elastic", "runtime.workers={min: 1, max: 2}"),
+        run(folder, "elastic", "runtime.stage_workers=[1, {min: 1, max: 2}]"),
         [
-            at_step(20, add_node),
-            at_step(150, kill_worker, n_workers=2),
-            at_step(300, drain_node, n_workers=2, deadline_s=60),
+            at_step(begin_2 + 20, kill_worker, n_workers=2),
+            at_step(begin_2 + 100, drain_node, n_workers=2, deadline_s=60),
+            at_step(begin_2 + 150, add_node, n_workers=1),
         ],
     )
     assert trained.finished
-    assert [size for _, size in groups(trained)] == [1, 2, 2, 1], trained.said
-    joined, killed, drained = (restart.reached_step - restart.from_step for restart in trained.restarts)
-    assert (joined, drained) == (0, 0), "nodes that join or drain cost no step"
+    assert [size for _, size in groups(trained)] == [1, 2, 2, 1, 2], trained.said
+    assert groups(trained)[1] == (begin_2, 2), "the stage takes its workers with its first step"
+    staged, killed, drained, joined = (restart.reached_step - restart.from_step for restart in trained.restarts)
+    assert (staged, drained, joined) == (0, 0, 0), "stages for others and nodes that join or drain cost no step"
     assert killed <= 25 + 5, "a death costs no more than the checkpoint interval, and what of it was recorded late"
     assert_same_run(trained.records, alone, bitwise=False)
 
 
-def test_controllers_that_die_leave_the_run_the_same_bit_by_bit(folder: Path, alone: RunRecords, machines: Machines) -> None:
-    trained = machines.train(
-        run(folder, "broken", "runtime.workers=1", "runtime.decision_timeout_s=1"),
-        [
-            at_step(60, kill_controller),
-            at_step(120, kill_train_controller),
-        ],
-    )
+def test_controllers_that_die_and_a_stop_leave_the_run_the_same_bit_by_bit(folder: Path, alone: RunRecords, machines: Machines) -> None:
+    config = run(folder, "broken", "runtime.workers=1", "runtime.decision_timeout_s=1")
+    faults = [at_step(60, kill_controller), at_step(120, kill_train_controller), at_step(180, ask_to_stop)]
+    stopped = machines.train(config, faults)
+    assert not stopped.finished
+    assert [size for _, size in groups(stopped)] == [1, 1], stopped.said
+    stopped_after = stopped.records.train[-1]["step"]
+    trained = machines.train(config)
     assert trained.finished
-    assert [size for _, size in groups(trained)] == [1, 1], trained.said
+    assert groups(trained)[-1] == (stopped_after, 1), "a stop costs no step"
     assert_same_run(trained.records, alone, bitwise=True)
-
-
-def test_each_stage_takes_its_own_workers_and_no_step_is_repeated(folder: Path, alone: RunRecords, machines: Machines) -> None:
-    machines.cluster.add_node(num_cpus=1)
-    trained = machines.train(run(folder, "staged", "runtime.stage_workers=[1, 1, {min: 1, max: 2}]"))
-    changes = [d["effective_step"] - 1 for d in alone.decisions]
-    assert groups(trained) == [(0, 1), (changes[1], 2)], trained.said
-    assert [(restart.from_step, restart.reached_step) for restart in trained.restarts] == [(changes[1], changes[1])]
-    assert_same_run(trained.records, alone, bitwise=False)

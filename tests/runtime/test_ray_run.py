@@ -109,19 +109,3 @@ def _check_mlflow(folder: Path, run_dir: Path) -> None:
     steps = [metric.step for metric in client.get_metric_history(run_id, "loss")]
     assert sorted(steps) == list(range(1, 301))
     assert {artifact.path for artifact in client.list_artifacts(run_id)} >= {"config.yaml", "report"}
-
-
-def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(folder: Path) -> None:
-    config = _config(folder, "interrupted", "training.duration=20000 steps", "tracking.mlflow=false", "sample.lines=0", "runtime.workers=1")
-    run_dir = Path(config.storage) / "interrupted"
-    process = _start(folder, config)
-    while not (run_dir / "metrics.jsonl").exists() or '"step": 40' not in (run_dir / "metrics.jsonl").read_text():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert "the same command goes on" in output
-    records = RunRecords.load(run_dir)
-    newest = max(path.name for path in (run_dir / "checkpoints").iterdir())
-    assert int(newest.split("-")[0]) == records.train[-1]["step"] < 20000
