@@ -23,6 +23,7 @@ from ray.cluster_utils import Cluster
 
 from raystage.config import Config
 from raystage.runtime.controller_actor import Worker, controller_name
+from raystage.runtime.ray_actors import train_workers
 from raystage.runtime.ray_engine import RayEngine
 from raystage.tracking.records import METRICS_FILE, RunRecords, parse_line
 from raystage.training.checkpoint import CheckpointStore
@@ -133,16 +134,17 @@ class Scene:
             now, begun = time.monotonic() - self._begin_s, [r["step"] for r in train if r["attempt"] == train[-1]["attempt"]]
             if self._attempt:
                 self.restarts.append(Restart(now, begun[0] - 1, self._reached_step))
-            self._attempt = train[-1]["attempt"]
-        self._reached_step = self._newest_step
+            self._attempt, self._reached_step = train[-1]["attempt"], 0
+        # the next attempt shortens the records before it adds to them
+        self._reached_step = max(self._reached_step, self._newest_step)
 
     def workers(self) -> dict[int, int]:
-        """Process ids by rank; where the actor has died and forgotten them, all there are, numbered as they come."""
+        """Process ids by rank; before they have joined, all there are, numbered as they come."""
         actor: Any = ray.get_actor(controller_name(self.config.name))
-        workers: dict[int, Worker] = ray.get(actor.workers.remote(), timeout=10)
-        if workers:
-            return {rank: worker.process_id for rank, worker in workers.items()}
-        return dict(enumerate(process.pid for process in psutil.process_iter(["cmdline"]) if _is_called(process, "RayTrainWorker")))
+        joined: dict[int, Worker] = ray.get(actor.workers.remote(), timeout=10)
+        if joined:
+            return {rank: worker.process_id for rank, worker in joined.items()}
+        return {number: process_id for number, (_, process_id) in enumerate(train_workers(actor))}
 
     def play(self, faults: Sequence[Fault], training: Future[bool]) -> None:
         """Each fault when its step has come, in order, until training is over."""

@@ -14,6 +14,7 @@ from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
 from raystage.pacing.policy import Policy
 from raystage.pacing.state import State
+from raystage.runtime.ray_actors import kill_train_workers
 from raystage.training.ports import Ask
 
 _ASK_EVERY_S = 0.5
@@ -183,6 +184,10 @@ class DriverController:
 
     def workers(self) -> dict[int, Worker]:
         return self._call(self._actor.workers) or {}
+
+    def kill_workers(self) -> int:
+        """Those of Ray Train that this process has started; how many there were."""
+        return kill_train_workers(self._actor)
 
     def _call(self, method: Any, *arguments: Any) -> Any:
         try:

@@ -10,13 +10,14 @@ from raystage.config import Config
 from raystage.runtime.capacity import capacity, places
 from raystage.runtime.controller_actor import DriverController, Word, Worker
 from raystage.runtime.group import Group
-from raystage.runtime.ray_fit import kill_workers
 from raystage.runtime.ray_nodes import ray_nodes
 from raystage.runtime.ray_spare import Spares
 from raystage.runtime.restarts import Restarts
 from raystage.storage.address import is_uri
 from raystage.tracking import plain_lines
 from raystage.training.ports import Ask
+
+_START_S = 120.0  # workers on their way get as long at least
 
 
 class GroupWatch:
@@ -86,11 +87,8 @@ class GroupWatch:
         self._say(f"{reason}: {plain_lines.workers(self._group.n_workers)} will save and leave, and training goes on with all that fit")
 
     def _end_silence(self, word: Word) -> None:
-        """Workers that hang, one of them frozen perhaps, end by being killed."""
-        if word.age_s < self._stall_s or self._killed:
-            return
-        if not self._all_began():
-            return  # on their way: Ray has limits of its own for that
-        self._killed = True
-        self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes): the workers are killed")
-        kill_workers(list(self.workers.values()))
+        """Workers that hang, one of them frozen perhaps, end by being killed, also where they hang before they have begun."""
+        patience_s = self._stall_s if self._all_began() else max(self._stall_s, _START_S)
+        if word.age_s >= patience_s and not self._killed and self._controller.kill_workers():
+            self._killed = True
+            self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes): the workers were killed")

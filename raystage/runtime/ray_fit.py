@@ -1,7 +1,6 @@
 """One group of workers: a fit of Ray Train in a thread, from its start to its end."""
 
 import os
-import signal
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raystage.config import ConfigError
 from raystage.devices import pick_device
@@ -75,23 +73,10 @@ class Fit(threading.Thread):
         return self._result
 
 
-def kill_workers(workers: Sequence[Worker]) -> None:
-    """Ends worker processes for good: a frozen one heeds nothing else."""
-    kill, there = ray.remote(_kill), NodeAffinitySchedulingStrategy
-    calls = [
-        kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there(w.node_id, soft=False)).remote(w.process_id) for w in workers
-    ]
-    ray.wait(calls, num_returns=len(calls), timeout=30)
-
-
 def free_resources(workers: Sequence[Worker]) -> None:
     """Gives back what a group held whose controller was killed; Ray's own cleaner needs the dashboard for it."""
     for placement in {worker.placement for worker in workers if worker.placement is not None}:
         remove_placement_group(placement)
-
-
-def _kill(process_id: int) -> None:
-    os.kill(process_id, signal.SIGKILL)
 
 
 def _train_worker(settings: dict[str, Any]) -> Ending:
