@@ -138,6 +138,8 @@ def _check_workers(config: Config) -> None:
         key = "runtime.workers" if runtime.stage_workers is None else f"runtime.stage_workers.{number}"
         if isinstance(workers, WorkerRange) and workers.min > workers.max:
             raise ConfigError(f"{key}.min={workers.min}: above its max={workers.max}; swap them")
+    if runtime.stage_workers is not None and runtime.engine == "local":
+        raise ConfigError("runtime.stage_workers: with engine local torchrun decides how many workers there are; leave it null")
     if runtime.stage_workers is not None and not 1 <= len(runtime.stage_workers) <= n_stages:
         raise ConfigError(
             f"runtime.stage_workers: {len(runtime.stage_workers)} entries, but the plan has {n_stages} stages; give 1 to {n_stages}"

@@ -82,8 +82,8 @@ class CheckpointStore:
         return self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
 
     def folders(self) -> list[Path]:
-        """Every checkpoint's folder, usable or not."""
-        return sorted(self.folder.glob("[0-9]*"))
+        """Every checkpoint's folder, usable or not, by step and attempt."""
+        return sorted(self.folder.glob("[0-9]*"), key=_step_and_attempt)
 
     def all(self) -> list[Stored]:
         """Every checkpoint with a readable manifest, oldest first."""
@@ -145,6 +145,11 @@ class CheckpointStore:
         for stored in unneeded(self.all(), keep_last, keep_best):
             if stored.folder.name not in spared:
                 shutil.rmtree(stored.folder)
+
+
+def _step_and_attempt(folder: Path) -> tuple[str, str, str]:
+    step, attempt, *_ = [*folder.name.split("-"), ""]
+    return step, attempt.zfill(9), folder.name  # attempt 10 comes after 9
 
 
 def unneeded(stored: list[Stored], keep_last: int, keep_best: int) -> list[Stored]:

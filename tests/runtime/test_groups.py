@@ -47,6 +47,7 @@ def test_each_stage_has_its_workers_and_the_last_entry_holds_on() -> None:
         ("runtime.workers={min: 3, max: 2}", r"runtime\.workers\.min=3: above its max=2"),
         ("runtime.workers={min: 1}", r"runtime\.workers: must be a whole number at least 1, or \{min: 1, max: 4\}"),
         ("runtime.workers=0", r"runtime\.workers=0: must be a whole number"),
+        ("runtime={stage_workers: [1], engine: local}", r"runtime\.stage_workers: with engine local torchrun decides"),
         ("runtime.stage_workers=[1, 1, 1, 1, 1]", r"runtime\.stage_workers: 5 entries, but the plan has 4 stages"),
     ],
 )

@@ -98,3 +98,11 @@ def test_frozen_tensors_are_not_copied() -> None:
         state.parameters["p"].fill_(5.0)  # what nobody does; it shows that there is no copy
         store.gate.set()
     assert store.written == [(1, 5.0)]
+
+
+def test_checkpoints_are_in_the_order_of_steps_and_attempts(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for name in ("00000040-9-end", "00000040-10-stop", "00000008-11-0"):
+        (store.folder / name).mkdir(parents=True)
+    assert [folder.name for folder in store.folders()] == ["00000008-11-0", "00000040-9-end", "00000040-10-stop"]
+    assert not store.has_end(), "attempt 10 went on after the end of attempt 9"
