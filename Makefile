@@ -18,7 +18,7 @@ quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two wo
 	$(BIN)/raystage train tune_configs/quickstart.yaml
 
 test: $(STAMP) ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## lint, formatting, types, import contracts
 	$(BIN)/ruff check .

@@ -138,13 +138,17 @@ class Scene:
         # the next attempt shortens the records before it adds to them
         self._reached_step = max(self._reached_step, self._newest_step)
 
+    def joined(self) -> dict[int, int]:
+        """Process ids of the workers that have begun, by rank."""
+        workers: dict[int, Worker] = ray.get(self._actor().workers.remote(), timeout=10)
+        return {rank: worker.process_id for rank, worker in workers.items()}
+
     def workers(self) -> dict[int, int]:
-        """Process ids by rank; before they have joined, all there are, numbered as they come."""
-        actor: Any = ray.get_actor(controller_name(self.config.name))
-        joined: dict[int, Worker] = ray.get(actor.workers.remote(), timeout=10)
-        if joined:
-            return {rank: worker.process_id for rank, worker in joined.items()}
-        return {number: process_id for number, (_, process_id) in enumerate(train_workers(actor))}
+        """The same; before they have begun, all there are, numbered as they come."""
+        return self.joined() or {number: process_id for number, (_, process_id) in enumerate(train_workers(self._actor()))}
+
+    def _actor(self) -> Any:
+        return ray.get_actor(controller_name(self.config.name))
 
     def play(self, faults: Sequence[Fault], training: Future[bool]) -> None:
         """Each fault when its step has come, in order, until training is over."""
@@ -165,11 +169,12 @@ class Scene:
 
 def kill_worker(scene: Scene, rank: int = -1) -> None:
     """-1: the last one."""
-    _signal_worker(scene, rank, signal.SIGKILL)
+    _signal_one(scene.workers, rank, signal.SIGKILL)
 
 
 def freeze_worker(scene: Scene, rank: int = -1) -> None:
-    _signal_worker(scene, rank, signal.SIGSTOP)
+    """One that has begun: frozen before, it is given two minutes."""
+    _signal_one(scene.joined, rank, signal.SIGSTOP)
 
 
 def kill_controller(scene: Scene) -> None:
@@ -219,8 +224,8 @@ def _is_called(process: psutil.Process, title: str) -> bool:
     return title in " ".join(process.info["cmdline"] or ()) and process.username() == psutil.Process().username()
 
 
-def _signal_worker(scene: Scene, rank: int, number: int) -> None:
-    while not (workers := scene.workers()):
+def _signal_one(look: Callable[[], dict[int, int]], rank: int, number: int) -> None:
+    while not (workers := look()):
         time.sleep(_POLL_S)  # they are on their way
     with contextlib.suppress(ProcessLookupError):
         os.kill(workers[max(workers) if rank < 0 else rank], number)
