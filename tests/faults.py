@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import ray
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
 
 from raystage.config import Config
 from raystage.runtime.controller_actor import Worker, controller_name
@@ -140,7 +141,10 @@ class Scene:
 
     def joined(self) -> dict[int, int]:
         """Process ids of the workers that have begun, by rank."""
-        workers: dict[int, Worker] = ray.get(self._actor().workers.remote(), timeout=10)
+        try:
+            workers: dict[int, Worker] = ray.get(self._actor().workers.remote(), timeout=10)
+        except RayError:  # killed, and on its way back
+            return {}
         return {rank: worker.process_id for rank, worker in workers.items()}
 
     def workers(self) -> dict[int, int]:

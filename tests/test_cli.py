@@ -117,6 +117,9 @@ def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path:
 
 
 def _signal_at_step_40(metrics: Path, number: signal.Signals) -> None:
+    deadline_s = time.monotonic() + 60
     while not metrics.exists() or '"step": 40' not in metrics.read_text():
+        if time.monotonic() > deadline_s:
+            return
         time.sleep(0.05)
     os.kill(os.getpid(), number)

@@ -8,13 +8,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
 from raystage.pacing.policy import Policy
 from raystage.pacing.state import State
-from raystage.runtime.ray_actors import kill_train_workers
+from raystage.runtime.ray_actors import free_resources, kill_train_workers
 from raystage.training.ports import Ask
 
 _ASK_EVERY_S = 0.5
@@ -25,30 +24,29 @@ _JOIN_TRIES, _JOIN_TIMEOUT_S = 20, 10
 class Word:
     """The last that was heard of a group of workers: the step that rank 0 has done, the changes behind, and how long ago [s].
 
-    `failures`: of workers that began again at once: the step they had come to, and why.
+    `failures`: of workers that began again at once: the step they had come to, and why. `workers`: those that have begun, by rank.
     """
 
     step: int
     position: int
     age_s: float
     failures: tuple[tuple[int, str], ...]
+    workers: dict[int, "Worker"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """Where a worker is. `placement`: the placement group that holds its resources, which outlives a controller that is killed;
-    `environment`: its runtime environment, in Ray's spelling."""
+    """Where a worker is. `environment`: its runtime environment, in Ray's spelling."""
 
     node_id: str
     process_id: int
-    placement: PlacementGroup | None
     environment: str
 
     @staticmethod
     def here() -> "Worker":
         """This process."""
         context = ray.get_runtime_context()
-        return Worker(context.get_node_id(), os.getpid(), get_current_placement_group(), context.get_runtime_env_string())
+        return Worker(context.get_node_id(), os.getpid(), context.get_runtime_env_string())
 
 
 class ControllerShell:
@@ -61,6 +59,7 @@ class ControllerShell:
         self._ask: Ask | None = None
         self._step, self._position, self._heard_s = -1, 0, time.monotonic()
         self._workers: dict[int, Worker] = {}
+        self._has_forgotten = True  # until a group begins, or the driver tells of the one that trains
         self._failed_step = -1
         self._failures: tuple[tuple[int, str], ...] = ()
 
@@ -81,10 +80,12 @@ class ControllerShell:
         self._step, self._position, self._heard_s = step, position, time.monotonic()
         return self._ask
 
-    def ask(self, ask: Ask | None) -> Word:
-        """Sets what is asked; returns what was last heard."""
+    def ask(self, ask: Ask | None, workers: dict[int, Worker]) -> Word:
+        """Sets what is asked; returns what was last heard. `workers`: that the driver knows."""
         self._ask = ask
-        return Word(self._step, self._position, time.monotonic() - self._heard_s, self._failures)
+        if self._has_forgotten and workers:
+            self._workers, self._has_forgotten = {**workers, **self._workers}, False
+        return Word(self._step, self._position, time.monotonic() - self._heard_s, self._failures, self._workers)
 
     def begin_group(self) -> None:
         """The workers of a new group are on their way."""
@@ -101,7 +102,7 @@ class ControllerShell:
         return may
 
     def _await_workers(self) -> None:
-        self._workers, self._step, self._heard_s = {}, -1, time.monotonic()
+        self._workers, self._step, self._heard_s, self._has_forgotten = {}, -1, time.monotonic(), False
 
     def join(self, rank: int, worker: Worker) -> None:
         """A worker has begun."""
@@ -175,19 +176,24 @@ class DriverController:
     def __init__(self, actor: Any, timeout_s: float) -> None:
         self._actor, self._timeout_s = actor, timeout_s
 
-    def ask(self, ask: Ask | None) -> Word | None:
-        return self._call(self._actor.ask, ask)
+    def ask(self, ask: Ask | None, workers: dict[int, Worker]) -> Word | None:
+        return self._call(self._actor.ask, ask, workers)
 
     def begin_group(self) -> None:
-        self._call(self._actor.ask, None)
+        self._call(self._actor.ask, None, {})
         self._call(self._actor.begin_group)
 
-    def workers(self) -> dict[int, Worker]:
-        return self._call(self._actor.workers) or {}
-
     def kill_workers(self) -> int:
-        """Those of Ray Train that this process has started; how many there were."""
-        return kill_train_workers(self._actor)
+        """Those of Ray Train that this process has started; how many are known to have ended."""
+        try:
+            return kill_train_workers(self._actor)
+        except RayError:
+            return 0
+
+    def free_resources(self) -> None:
+        """What fits that are over still hold."""
+        with contextlib.suppress(RayError):
+            free_resources(self._actor)
 
     def _call(self, method: Any, *arguments: Any) -> Any:
         try:

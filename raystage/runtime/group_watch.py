@@ -1,5 +1,6 @@
 """What the driver looks at while a group of workers trains: room for more of them, nodes that leave, silence."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -34,19 +35,17 @@ class GroupWatch:
         self._looked_s = time.monotonic()
         self._room_before = group.n_workers
         self._n_failures = 0
-        self._leave = self._killed = False
+        self._leave, self._killed_s = False, -math.inf
         self.workers: dict[int, Worker] = {}
         self.reached_step, self.position = -1, group.position
 
     def look(self, stop: bool) -> None:
         """Called often; again and again, since an actor that died and came back has forgotten what was asked."""
         ask: Ask | None = "stop" if stop else "leave" if self._leave else None
-        word = self._controller.ask(ask)
+        word = self._controller.ask(ask, self.workers)
         if word is not None:
             self._hear(word)
-        if not self._all_began():
-            self.workers |= self._controller.workers()
-        else:
+        if self._all_began():
             self._spares.look(self.workers)
         if time.monotonic() - self._looked_s >= self._resize_check_s and not self._leave:
             self._looked_s = time.monotonic()
@@ -55,11 +54,18 @@ class GroupWatch:
     def _hear(self, word: Word) -> None:
         for reached_step, error in word.failures[self._n_failures :]:
             self._say(self._restarts.after(reached_step, error))
-            self.workers, self._killed = {}, False  # others have taken their place
+            self.workers = {}
         self._n_failures = len(word.failures)
+        if any(self.workers.get(rank) != worker for rank, worker in word.workers.items()):
+            self.workers, self._killed_s = dict(word.workers), -math.inf  # others have taken their place
         if word.step >= 0:
             self.reached_step, self.position = max(self.reached_step, word.step), word.position
         self._end_silence(word)
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the workers were to begin again where they are, and have not all done so."""
+        return self._n_failures > 0 and not self._all_began()
 
     def _all_began(self) -> bool:
         return len(self.workers) == self._group.n_workers
@@ -89,6 +95,7 @@ class GroupWatch:
     def _end_silence(self, word: Word) -> None:
         """Workers that hang, one of them frozen perhaps, end by being killed, also where they hang before they have begun."""
         patience_s = self._stall_s if self._all_began() else max(self._stall_s, _START_S)
-        if word.age_s >= patience_s and not self._killed and self._controller.kill_workers():
-            self._killed = True
+        is_time = word.age_s >= patience_s and time.monotonic() - self._killed_s >= patience_s
+        if is_time and self._controller.kill_workers():
+            self._killed_s = time.monotonic()
             self._say(f"no step for {word.age_s:.0f} s (runtime.stall_minutes): the workers were killed")

@@ -1,41 +1,68 @@
-"""The processes of Ray Train's workers, also of those that never came to say where they are.
+"""What the fits of this process hold in the cluster: the processes of their workers, and their placement groups.
 
-Ray's public list of actors needs a dashboard; the one behind it, which is in no public API of Ray 2.60, is read here.
+Ray's public list of actors needs a dashboard, and its list of placement groups does not say whose they are: the tables behind them, which
+are in no public API of Ray 2.60, are read here.
 """
 
+import contextlib
 import os
 import signal
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
 from ray._private import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _TIMEOUT_S = 30
 
 
 def kill_train_workers(controller: Any) -> int:
-    """Ends their processes for good, since a frozen one heeds nothing else; how many there were."""
+    """Ends their processes for good, since a frozen one heeds nothing else; how many are known to have ended."""
     kill, there = ray.remote(_kill), NodeAffinitySchedulingStrategy
     calls = [
         kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there(node_id, soft=False)).remote(process_id)
         for node_id, process_id in train_workers(controller)
     ]
-    ray.wait(calls, num_returns=len(calls), timeout=_TIMEOUT_S)
-    return len(calls)
+    done, _ = ray.wait(calls, num_returns=len(calls), timeout=_TIMEOUT_S) if calls else ([], [])
+    return sum(_succeeded(call) for call in done)
 
 
 def train_workers(controller: Any) -> list[tuple[str, int]]:
     """Node and process id of each worker of the fits that this process has started; `controller`: an actor that it has started too."""
     actors = state.state.actor_table(None, None, None)
-    ours = actors[controller._actor_id.hex()]["OwnerAddress"]
-    fits = [actor["Address"] for actor in _alive(actors, "TrainController") if actor["OwnerAddress"] == ours]
-    return [(actor["Address"]["NodeID"], actor["Pid"]) for actor in _alive(actors, "RayTrainWorker") if actor["OwnerAddress"] in fits]
+    fits = [actor["Address"] for actor in _fits(actors, controller)]
+    workers = [actor for actor in actors.values() if actor["ActorClassName"] == "RayTrainWorker" and actor["State"] == "ALIVE"]
+    return [(actor["Address"]["NodeID"], actor["Pid"]) for actor in workers if actor["OwnerAddress"] in fits]
 
 
-def _alive(actors: dict[str, Any], class_name: str) -> list[Any]:
-    return [actor for actor in actors.values() if actor["ActorClassName"] == class_name and actor["State"] == "ALIVE"]
+def free_resources(controller: Any) -> None:
+    """Gives back what fits that are over still hold: a controller of Ray Train that was killed, or whose workers died as they began, leaves
+    its placement group behind."""
+    fits = {actor["ActorID"] for actor in _fits(state.state.actor_table(None, None, None), controller)}
+    for record in state.state._connect_and_get_accessor().get_all_placement_group_info():
+        group = PlacementGroupTableData.FromString(record)
+        if group.creator_actor_id.hex() in fits and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+
+
+def _fits(actors: dict[str, Any], controller: Any) -> list[Any]:
+    """The controllers of Ray Train, alive or dead, that belong to the process to which `controller` belongs."""
+    owner = actors[controller._actor_id.hex()]["OwnerAddress"]
+    return [actor for actor in actors.values() if actor["ActorClassName"] == "TrainController" and actor["OwnerAddress"] == owner]
+
+
+def _succeeded(call: Any) -> bool:
+    try:
+        ray.get(call)
+    except RayError:
+        return False
+    return True
 
 
 def _kill(process_id: int) -> None:
-    os.kill(process_id, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process_id, signal.SIGKILL)

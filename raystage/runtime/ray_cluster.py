@@ -18,6 +18,8 @@ def connect(config: Config) -> None:
     # read by Ray Train's controller: a death is seen sooner than within 2 s; a node that leaves is our own watch's matter
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # a group starts where there is room for it: where that is gone, with a node, another one is made soon
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     address = config.runtime.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         return  # as part of a program that has joined one

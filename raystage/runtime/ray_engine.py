@@ -1,7 +1,8 @@
-"""The engine on Ray: one group of workers after the other trains the run, each a fit of Ray Train, until it is done.
+"""The engine on Ray: one fit of Ray Train after the other trains the run, each with its number of workers, until it is done.
 
-A group is left on purpose, with a checkpoint, when nodes come or go or a stage is for other workers; it fails when a worker, a node or
-Ray Train's own controller dies. Either way the next one begins where the run folder's checkpoints say, as large as the cluster allows.
+Workers leave on purpose, with a checkpoint, when nodes come or go or a stage is for others; they fail when a worker, a node or Ray Train's
+own controller dies. Where as many can begin again at once they do so under the same fit; else the next fit is as large as the cluster
+allows. Either way they go on where the run folder's checkpoints say.
 """
 
 import threading
@@ -20,9 +21,9 @@ from raystage.runtime.group import Group
 from raystage.runtime.group_watch import GroupWatch
 from raystage.runtime.ray_cluster import connect, needs_gpu, worker_need
 from raystage.runtime.ray_failure import GroupEnd
-from raystage.runtime.ray_fit import Fit, free_resources
+from raystage.runtime.ray_fit import Fit
 from raystage.runtime.ray_nodes import ray_nodes
-from raystage.runtime.ray_spare import Spares
+from raystage.runtime.ray_spare import Spares, environment_with_imports
 from raystage.runtime.restarts import Restarts
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
@@ -57,7 +58,7 @@ class RayEngine:
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
         controller = DriverController(actor, self._runtime.decision_timeout_s)
         restarts = Restarts(assignment.run_dir, self._runtime.max_failures)
-        spares = Spares(None if "GPU" in self._need else self._runtime.spare_after_s)
+        spares = Spares(None if "GPU" in self._need or not environment_with_imports() else self._runtime.spare_after_s)
         n_before, position = 0, _position(assignment)
         for number in range(1, 1_000_000):
             wanted = workers_of(assignment.config, position)
@@ -68,23 +69,32 @@ class RayEngine:
             spares.prepare(places(ray_nodes(), self._need, n_workers))
             group = Group(number, wanted, n_workers, position, self._need)
             watch = GroupWatch(controller, group, restarts, spares, assignment.config, say)
-            end = self._follow(Fit(assignment, group, actor), watch)
+            end = self._follow(Fit(assignment, group, actor), watch, controller)
             n_before, position = n_workers, watch.position
-            free_resources(list(watch.workers.values()))
+            controller.free_resources()
             if end.ending is not None and (end.ending != "left" or self._stop_asked.is_set()):
                 return end.ending == "finished"
             if end.fatal is not None:
                 raise EngineError(end.fatal)
-            if end.ending is None:
+            if self._stop_asked.is_set():
+                return False
+            if end.ending is None and watch.is_restarting:  # a node of theirs is gone, perhaps; their failure was counted
+                say(f"the workers could not begin again where they were: {end.error}")
+            elif end.ending is None:
                 say(restarts.after(watch.reached_step, end.error))
         raise AssertionError("a million groups of workers")
 
-    def _follow(self, fit: Fit, watch: GroupWatch) -> GroupEnd:
+    def _follow(self, fit: Fit, watch: GroupWatch, controller: DriverController) -> GroupEnd:
         """Until the group ends; meanwhile the watch looks for nodes that come and go."""
         fit.start()
-        while fit.is_alive():
-            fit.join(timeout=_LOOK_EVERY_S)  # a join without timeout would hold signals back
-            watch.look(self._stop_asked.is_set())
+        try:
+            while fit.is_alive():
+                fit.join(timeout=_LOOK_EVERY_S)  # a join without timeout would hold signals back
+                watch.look(self._stop_asked.is_set())
+        except BaseException:
+            controller.ask("stop", {})  # nobody begins again
+            controller.kill_workers()  # or they would train on without a driver
+            raise
         watch.look(self._stop_asked.is_set())  # its last word
         return fit.end()
 

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -10,7 +9,6 @@ import ray.train
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.placement_group import remove_placement_group
 
 from raystage.config import ConfigError
 from raystage.devices import pick_device
@@ -37,7 +35,10 @@ class Fit(threading.Thread):
     def __init__(self, assignment: Assignment, group: Group, controller: Any) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
         self._result: GroupEnd | None = None
-        in_place = -1 if assignment.config.runtime.max_failures else 0
+        runtime = assignment.config.runtime
+        in_place = runtime.max_failures > 0
+        n_in_place = -1 if in_place else 0
+        warm = runtime.spare_after_s is not None and not group.use_gpu
         self._trainer = TorchTrainer(
             _train_worker,  # type: ignore[arg-type]  # mypy sees the trainer of Ray Train v1
             train_loop_config={"assignment": assignment, "group": group.wanted, "controller": controller},
@@ -46,9 +47,13 @@ class Fit(threading.Thread):
             run_config=RunConfig(
                 name=f"driver-{os.getpid()}-{group.number}",
                 **ray_storage(assignment),
-                worker_runtime_env=environment_with_imports() if assignment.config.runtime.spare_after_s is not None else {},
+                worker_runtime_env=environment_with_imports() if warm else {},
                 # what AnswerFailures does not let pass is the engine's to answer, who may find other nodes by then
-                failure_config=FailureConfig(max_failures=in_place, controller_failure_limit=0),  # type: ignore[call-arg]
+                failure_config=FailureConfig(
+                    max_failures=n_in_place,
+                    max_preemption_failures=n_in_place,  # type: ignore[call-arg]
+                    controller_failure_limit=0,
+                ),
                 callbacks=[AnswerFailures(controller, group)] if in_place else [],  # type: ignore[list-item]
             ),
         )
@@ -71,12 +76,6 @@ class Fit(threading.Thread):
         """How it ended, once it has."""
         assert self._result is not None
         return self._result
-
-
-def free_resources(workers: Sequence[Worker]) -> None:
-    """Gives back what a group held whose controller was killed; Ray's own cleaner needs the dashboard for it."""
-    for placement in {worker.placement for worker in workers if worker.placement is not None}:
-        remove_placement_group(placement)
 
 
 def _train_worker(settings: dict[str, Any]) -> Ending:

@@ -7,6 +7,7 @@ only for itself: the call to a node for it and the variable that names what such
 import contextlib
 import importlib
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -21,11 +22,12 @@ from ray.core.generated.common_pb2 import PYTHON  # type: ignore[attr-defined]
 from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest  # type: ignore[attr-defined]
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from ray.core.generated.runtime_environment_pb2 import RuntimeEnvInfo  # type: ignore[attr-defined]
+from ray.exceptions import RayError
 from ray.train.v2._internal.constants import DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE, get_env_vars_to_propagate
 
 from raystage.runtime.controller_actor import Worker
 
-_KEEP_S = 30 * 24 * 3600
+_KEEP_S = 3600  # then they are asked for anew: those of a run that is over go
 _TIMEOUT_S = 5
 # the worker's function, and what models and optimizers import when they are made
 _MODULES = (
@@ -41,30 +43,35 @@ class Spares:
     def __init__(self, after_s: float | None) -> None:
         self._after_s = after_s
         self._seen: Mapping[int, Worker] = {}
-        self._seen_s, self._are_kept = time.monotonic(), True
+        self._due_s, self._asked_s = math.inf, -math.inf
         self._n_by_node: Counter[str] = Counter()
 
     def prepare(self, n_by_node: Mapping[str, int]) -> None:
         """For workers that are about to start on these nodes: they import while Ray Train's controller does."""
         if self._after_s is not None:
-            self._have(n_by_node, worker_environment())
+            self._top_up(n_by_node, worker_environment())
 
     def look(self, workers: Mapping[int, Worker]) -> None:
         """Called often, with all workers of a group."""
+        if self._after_s is None:
+            return
         n_by_node = Counter(worker.node_id for worker in workers.values())
         if workers != self._seen:
-            self._seen, self._seen_s, self._are_kept = dict(workers), time.monotonic(), False
+            self._seen, self._due_s = dict(workers), time.monotonic() + self._after_s
             self._n_by_node -= n_by_node  # they took what there was
-        elif self._after_s is not None and not self._are_kept and time.monotonic() - self._seen_s >= self._after_s:
-            self._are_kept = True
-            self._have(n_by_node, workers[0].environment)
+        elif time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + _KEEP_S
+            if time.monotonic() - self._asked_s >= _KEEP_S:
+                self._n_by_node.clear()  # their time is up
+            self._top_up(n_by_node, workers[0].environment)
 
-    def _have(self, n_by_node: Mapping[str, int], environment: str) -> None:
-        addresses = {node["NodeID"]: f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["Alive"]}
-        for node_id, n in n_by_node.items():
-            if node_id in addresses and (n_missing := n - self._n_by_node[node_id]) > 0:
-                _ask_node(addresses[node_id], environment, n_missing)
-                self._n_by_node[node_id] = n
+    def _top_up(self, n_by_node: Mapping[str, int], environment: str) -> None:
+        with contextlib.suppress(RayError):  # the cluster has no time for us: a restart takes longer, no more
+            addresses = {node["NodeID"]: f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["Alive"]}
+            for node_id, n in n_by_node.items():
+                if node_id in addresses and (n_missing := n - self._n_by_node[node_id]) > 0:
+                    _ask_node(addresses[node_id], environment, n_missing)
+                    self._n_by_node[node_id], self._asked_s = n, time.monotonic()
 
 
 def environment_with_imports() -> dict[str, Any]:
@@ -90,7 +97,7 @@ def _job_environment() -> dict[str, Any]:
 def import_all() -> None:
     """Imports what a worker will need."""
     for module in _MODULES:
-        with contextlib.suppress(ImportError):  # to be met again, and told, where it is needed
+        with contextlib.suppress(Exception):  # whatever it is, it is met again, and told, where it is needed
             importlib.import_module(module)
 
 

@@ -35,8 +35,8 @@ COMMAND = ["-c", "from raystage.cli import main; main()", "train"]
 
 
 def main() -> None:
-    """Kills the second worker of each a few times; prints the seconds."""
-    print(f"{'launcher':<24} seconds from SIGKILL of rank 1 to the next step")
+    """Kills a worker of each a few times; prints the seconds."""
+    print(f"{'launcher':<24} seconds from SIGKILL of a worker to the next step")
     with tempfile.TemporaryDirectory() as folder:
         ours = _measure(Path(folder), "raystage on Ray", [sys.executable, *COMMAND], "runtime.spare_after_s=1")
         _measure(Path(folder), "the same without spares", [sys.executable, *COMMAND], "runtime.spare_after_s=null")
@@ -104,7 +104,7 @@ def _newest(metrics: Path) -> tuple[int, int]:
 
 
 def _worker(process: psutil.Process) -> psutil.Process:
-    """The process of rank 1: of Ray's workers the second, under torchrun the one whose RANK is 1."""
+    """The process of one of the two workers: under torchrun of rank 1, since rank 0 is its driver too."""
     children = process.children(recursive=True)
     workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
     if workers:

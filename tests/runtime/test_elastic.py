@@ -88,6 +88,9 @@ def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone:
     staged, killed, drained, joined = (restart.reached_step - restart.from_step for restart in trained.restarts)
     assert (staged, drained, joined) == (0, 0, 0), "stages for others and nodes that join or drain cost no step"
     assert killed <= 25 + 5, "a death costs no more than the checkpoint interval, and what of it was recorded late"
+    assert len(list((folder / "runs" / "elastic" / "ray").glob("driver-*"))) == 4, (
+        "after the kill the workers began again under the same fit"
+    )
     assert_same_run(trained.records, alone, bitwise=False)
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from raystage.config import ConfigError, from_tree
 from raystage.runtime.capacity import Node, capacity, places
-from raystage.runtime.controller_actor import ControllerShell
+from raystage.runtime.controller_actor import ControllerShell, Worker
 from raystage.runtime.engine import EngineError, FatalError
 from raystage.runtime.failures import Failure, cause, failures_of, note_failure
 from raystage.runtime.ray_failure import GroupEnd, end_of
@@ -78,16 +79,27 @@ def test_workers_begin_again_where_they_are_when_they_came_further_and_nothing_w
     assert not shell.failed("killed again, at the same step")
     shell.asked(6, 0)
     assert shell.failed("killed")
-    assert shell.ask(None).failures == ((5, "killed"), (6, "killed"))
+    assert shell.ask(None, {}).failures == ((5, "killed"), (6, "killed"))
     shell.asked(7, 0)
-    assert shell.ask("leave").step == 7
+    assert shell.ask("leave", {}).step == 7
     assert not shell.failed("killed while it was to leave")
     shell.begin_group()
-    assert shell.ask(None).failures == (), "another fit has its own"
+    assert shell.ask(None, {}).failures == (), "another fit has its own"
+
+
+def test_a_controller_that_has_forgotten_the_workers_is_told_of_them_once() -> None:
+    worker, other = Worker("a node", 1, "{}"), Worker("a node", 2, "{}")
+    shell = ControllerShell(policy_of(from_tree({}, STAGES)))
+    assert shell.ask(None, {0: worker}).workers == {0: worker}, "it has just come back"
+    shell.asked(5, 0)
+    assert shell.failed("killed")
+    assert shell.ask(None, {0: worker}).workers == {}, "they are gone, and the driver does not know yet"
+    shell.join(0, other)
+    assert shell.ask(None, {0: worker}).workers == {0: other}
 
 
 def test_what_failed_workers_say_is_told_in_a_line() -> None:
-    gone, peer = RayActorError(), RuntimeError("gloo: Connection reset by peer")
+    gone, peer = WorkerHealthCheckFailedError("a health check", RayActorError()), RuntimeError("gloo: Connection reset by peer")
     assert end_of({0: peer, 1: gone}).error == "the process of worker 1 is gone: killed, out of memory, or its node with it"
     assert end_of({0: peer, 1: ValueError("line\nthe last one")}) == GroupEnd(error="the last one")
     assert end_of({0: FatalError("no such stage"), 1: peer}).fatal == "no such stage"
