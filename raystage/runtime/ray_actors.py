@@ -43,7 +43,7 @@ def free_resources(controller: Any) -> None:
     """Gives back what fits that are over still hold: a controller of Ray Train that was killed, or whose workers died as they began, leaves
     its placement group behind."""
     fits = {actor["ActorID"] for actor in _fits(state.state.actor_table(None, None, None), controller)}
-    for record in state.state._connect_and_get_accessor().get_all_placement_group_info():
+    for record in state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(record)
         if group.creator_actor_id.hex() in fits and group.state != PlacementGroupTableData.REMOVED:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
