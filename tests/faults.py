@@ -78,7 +78,7 @@ class Machines:
     def __enter__(self) -> "Machines":
         # workers are started by nodes, which know nothing of pytest's import path
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-        os.environ["RAY_worker_niceness"] = "0"  # else the tests beside this one take all the time there is
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else the tests beside this one take all the time there is
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": self._n_cpus, "include_dashboard": False})
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         return self
