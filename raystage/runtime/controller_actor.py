@@ -13,7 +13,7 @@ from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
 from raystage.pacing.policy import Policy
 from raystage.pacing.state import State
-from raystage.runtime.ray_actors import free_resources, kill_train_workers
+from raystage.runtime.ray_actors import end_fits, free_resources, kill_train_workers
 from raystage.training.ports import Ask
 
 _ASK_EVERY_S = 0.5
@@ -189,6 +189,11 @@ class DriverController:
             return kill_train_workers(self._actor)
         except RayError:
             return 0
+
+    def end_fits(self) -> None:
+        """Those that this process has started."""
+        with contextlib.suppress(RayError):  # the cluster is gone, and they with it
+            end_fits(self._actor)
 
     def free_resources(self) -> None:
         """What fits that are over still hold."""

@@ -22,13 +22,13 @@ _TIMEOUT_S = 30
 
 def kill_train_workers(controller: Any) -> int:
     """Ends their processes for good, since a frozen one heeds nothing else; how many are known to have ended."""
-    kill, there = ray.remote(_kill), NodeAffinitySchedulingStrategy
-    calls = [
-        kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there(node_id, soft=False)).remote(process_id)
-        for node_id, process_id in train_workers(controller)
-    ]
-    done, _ = ray.wait(calls, num_returns=len(calls), timeout=_TIMEOUT_S) if calls else ([], [])
-    return sum(_succeeded(call) for call in done)
+    return _kill_all(train_workers(controller))
+
+
+def end_fits(controller: Any) -> None:
+    """Ends the fits of this process, whatever they are at: workers, those on their way too, end with the controller that owns them."""
+    fits = _fits(state.state.actor_table(None, None, None), controller)
+    _kill_all([(fit["Address"]["NodeID"], fit["Pid"]) for fit in fits if fit["State"] == "ALIVE"])
 
 
 def train_workers(controller: Any) -> list[tuple[str, int]]:
@@ -53,6 +53,17 @@ def _fits(actors: dict[str, Any], controller: Any) -> list[Any]:
     """The controllers of Ray Train, alive or dead, that belong to the process to which `controller` belongs."""
     owner = actors[controller._actor_id.hex()]["OwnerAddress"]
     return [actor for actor in actors.values() if actor["ActorClassName"] == "TrainController" and actor["OwnerAddress"] == owner]
+
+
+def _kill_all(processes: list[tuple[str, int]]) -> int:
+    """How many are known to have ended."""
+    kill, there = ray.remote(_kill), NodeAffinitySchedulingStrategy
+    calls = [
+        kill.options(num_cpus=0, max_retries=0, scheduling_strategy=there(node_id, soft=False)).remote(process_id)
+        for node_id, process_id in processes
+    ]
+    done, _ = ray.wait(calls, num_returns=len(calls), timeout=_TIMEOUT_S) if calls else ([], [])
+    return sum(_succeeded(call) for call in done)
 
 
 def _succeeded(call: Any) -> bool:

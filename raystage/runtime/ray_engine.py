@@ -92,8 +92,7 @@ class RayEngine:
                 fit.join(timeout=_LOOK_EVERY_S)  # a join without timeout would hold signals back
                 watch.look(self._stop_asked.is_set())
         except BaseException:
-            controller.ask("stop", {})  # nobody begins again
-            controller.kill_workers()  # or they would train on without a driver
+            controller.end_fits()  # or the workers would train on without a driver
             raise
         watch.look(self._stop_asked.is_set())  # its last word
         return fit.end()

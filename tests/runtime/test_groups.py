@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 
 from raystage.config import ConfigError, from_tree
 from raystage.runtime.capacity import Node, capacity, places
@@ -102,7 +103,9 @@ def test_what_failed_workers_say_is_told_in_a_line() -> None:
     gone, peer = WorkerHealthCheckFailedError("a health check", RayActorError()), RuntimeError("gloo: Connection reset by peer")
     assert end_of({0: peer, 1: gone}).error == "the process of worker 1 is gone: killed, out of memory, or its node with it"
     assert end_of({0: peer, 1: ValueError("line\nthe last one")}) == GroupEnd(error="the last one")
-    assert end_of({0: FatalError("no such stage"), 1: peer}).fatal == "no such stage"
+    as_ray_hands_it_on = WorkerStatus(running=False, error=UserExceptionWithTraceback(FatalError("no such stage"), "a traceback"))
+    polled = WorkerGroupPollStatus({0: as_ray_hands_it_on, 1: WorkerStatus(running=False, error=peer)}, {})
+    assert end_of(polled.errors).fatal == "no such stage"
 
 
 def test_a_batch_that_fails_twice_is_named(tmp_path: Path) -> None:

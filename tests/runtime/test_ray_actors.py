@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from raystage.runtime.ray_actors import free_resources, kill_train_workers, train_workers
+from raystage.runtime.ray_actors import end_fits, free_resources, kill_train_workers, train_workers
 
 
 class RayTrainWorker:
@@ -51,6 +52,13 @@ def test_workers_and_resources_of_our_fits_and_of_no_others(cluster: None) -> No
     ray.kill(ours)
     free_resources(ours)
     _wait_until(lambda: ray.available_resources()["CPU"] == 2)
+
+
+def test_a_fit_that_is_ended_takes_its_workers_along(cluster: None) -> None:
+    ours = _start(TrainController, num_cpus=0)
+    process_id = ray.get(ours.start_a_worker.remote())
+    end_fits(ours)
+    _wait_until(lambda: not psutil.pid_exists(process_id))
 
 
 def _start(kind: Any, **options: Any) -> Any:
