@@ -16,6 +16,14 @@ from raystage.devices.ranks import Ranks
 _PATIENCE_S = 120.0
 
 
+def processes() -> mp.context.ForkServerContext:
+    """Processes that begin with everything imported, which takes longer than most of what they do."""
+    context = mp.get_context("forkserver")
+    modeling = [f"transformers.models.{family}.modeling_{family}" for family in ("gpt2", "llama", "qwen3")]
+    context.set_forkserver_preload(["torch.distributed.fsdp", *modeling, __name__, "tests.training.made_run"])
+    return context
+
+
 class GangError(AssertionError):
     """What the ranks raised, or that they hang."""
 
@@ -24,8 +32,7 @@ class Gang:
     """`world_size` ranks that all run what they are told, in the same order."""
 
     def __init__(self, world_size: int, folder: Path) -> None:
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "transformers", __name__, "tests.training.made_run"])
+        context = processes()
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(world_size):

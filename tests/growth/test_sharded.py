@@ -6,33 +6,31 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from raystage.devices.ranks import Ranks
 from raystage.growth import GrowthError, Method, grow_model, sharded
 from raystage.growth import model as growth_model
 from raystage.models.family import ModelSpec, build_model
+from tests.gang import gang_of
 from tests.growth.networks import SPECS, train_model
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_sharded_growth_equals_unsharded_growth_bitwise(world_size: int, tmp_path: Path) -> None:
     """Every family, depth and width at once, AdamW's state with them; widths and vocabularies that the ranks do not divide."""
-    mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)
+    with gang_of(world_size, tmp_path) as gang:
+        gang(_rank)
 
 
-def _rank(rank: int, world_size: int, rendezvous: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
-    mesh = init_device_mesh("cpu", (world_size,))
+def _rank(ranks: Ranks) -> None:
+    mesh = init_device_mesh("cpu", (ranks.world_size,))
     for name in ("gpt2", "llama", "qwen3 tied"):
         _check_family(dataclasses.replace(SPECS[name], vocab_size=65), mesh)
     _check_refusals(SPECS["llama"], mesh)
-    dist.destroy_process_group()
 
 
 def _check_family(spec: ModelSpec, mesh: DeviceMesh) -> None:

@@ -25,6 +25,7 @@ OVERRIDES = [
     "tracking.mlflow=true",
     "sample.lines=5",
     "training.duration=300 steps",
+    "training.preflight=true",
 ]
 
 

@@ -25,7 +25,7 @@ from tests.storage.faulty_store import FaultyFileSystem, empty_store, set_faults
 from tests.training.made_run import configure, losses
 
 STORE = "faulty://bucket/runs"
-SHORT = ["training.duration=40 steps", "training.preflight=false", "pacing.lengths=null", "pacing.widths=null", "pacing.at=[0.4]"]
+SHORT = ["training.duration=40 steps", "pacing.lengths=null", "pacing.widths=null", "pacing.at=[0.4]"]
 
 
 @pytest.fixture(autouse=True)

@@ -198,7 +198,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, case: str) -> None:
     assert all(word in said.stderr for word in words), said.stderr
 
 
-QUICK = ["validation.every_steps=1000", "checkpoint.every_steps=1000", "training.preflight=false"]
+QUICK = ["validation.every_steps=1000", "checkpoint.every_steps=1000"]
 SPANS = ["pacing.settle_tokens=1280", "pacing.min_dwell_tokens=5000"]
 # a guard this narrow rolls back until it may no more; the length rises by its share of the duration at the step of a growth
 ROLLED_BACK_RUN = [
@@ -209,7 +209,6 @@ ROLLED_BACK_RUN = [
     "pacing.thresholds={depth: -3, width: -3}",
     "pacing.guard={loss_ratio: 1.005, action: rollback}",
     "training.duration=200 steps",
-    "training.preflight=false",
 ]
 SLOPE_RUN = [
     "name=paced",

@@ -32,6 +32,7 @@ TREE: dict[str, Any] = {
         "duration": "60 steps",
         "batch_tokens": 256,
         "micro_batch_tokens": 128,
+        "preflight": False,  # a third of so short a run; tests of its own, and of real processes, switch it on
         "optimizer": {"lr": 5e-3},
         "schedule": {"kind": "wsd", "warmup_steps": 5},
     },

@@ -14,7 +14,7 @@ from raystage.training.checkpoint import CheckpointStore
 from raystage.training.remote_checkpoints import leave_only
 from tests.training.made_run import configure, losses, train_here
 
-SHORT = ["training.duration=40 steps", "training.preflight=false", "pacing.lengths=null", "pacing.widths=null", "pacing.at=[0.4]"]
+SHORT = ["training.duration=40 steps", "pacing.lengths=null", "pacing.widths=null", "pacing.at=[0.4]"]
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch._dynamo.backends.debugging import aot_eager
 
 from raystage.config import Config
@@ -23,6 +21,7 @@ from raystage.training.job import Job
 from raystage.training.policy import plan_of
 from raystage.training.rehearsal import Rehearsal, RehearsalError, Timing, rehearse, seconds_per_token
 from raystage.training.state import assemble
+from tests.gang import gang_of
 from tests.training.made_run import configure, corpus_of, losses, train_here
 
 SPEC = ModelSpec("gpt2", 64, 32, 1, 16, 2, 2, 8, 64, tied=True, rope_theta=None, dropout=0.1, eot_id=0)
@@ -140,13 +139,12 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(small: Config, monkeypa
 
 
 def test_ranks_agree_on_the_smallest_micro_batch_and_fail_together(small: Config, tmp_path: Path) -> None:
-    mp.spawn(_rank, (small, tmp_path / "rendezvous"), nprocs=2)
+    with gang_of(2, tmp_path) as gang:
+        gang(_rank, small)
 
 
-def _rank(rank: int, config: Config, rendezvous: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    ranks, honest = Ranks.of_process(), rehearsal.forward_backward
+def _rank(ranks: Ranks, config: Config) -> None:
+    rank, honest = ranks.rank, rehearsal.forward_backward
     if rank == 1:
         rehearsal.forward_backward = limited(70, out_of_memory_cuda)
     found = rehearse(config, PAIRS, CPU, ranks, 256)
@@ -155,7 +153,6 @@ def _rank(rank: int, config: Config, rendezvous: Path) -> None:
     rehearsal.forward_backward = limited(31, out_of_memory_cuda) if rank == 0 else honest
     with pytest.raises(RehearsalError, match="another worker" if rank == 1 else "one sequence of 32 tokens"):
         rehearse(config, PAIRS, CPU, ranks, 256)
-    dist.destroy_process_group()
 
 
 @pytest.fixture

@@ -2,11 +2,7 @@
 
 import contextlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from raystage.config import dump
 from raystage.tracking.records import RunRecords
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.manifest import Manifest
+from tests.gang import processes
 from tests.training.made_run import assign, configure, losses, train_here
 
 SLOPE = [
@@ -30,6 +27,7 @@ SLOPE = [
     "pacing.confidence=0.5",
     "training.duration=240 steps",
     "training.schedule.kind=constant",
+    "checkpoint.every_steps=40",
 ]
 
 
@@ -91,22 +89,22 @@ def test_dying_right_after_every_save_changes_nothing(folder: Path, rule: str, m
 def test_killed_at_random_moments_equals_left_alone(folder: Path) -> None:
     """SIGKILL, with real processes: during steps, saves, growth or start-up, wherever it falls."""
     alone = train_here(configure(folder, ["name=alone-kill", "training.duration=150 steps"]))
-    config = configure(folder, ["name=killed", "training.duration=150 steps"])
+    config = configure(folder, ["name=killed", "training.duration=150 steps", "training.preflight=true"])
     assign(config)
-    path = folder / "killed.yaml"
-    path.write_text(dump(config))
     chances, metrics = random.Random(1), Path(config.storage) / "killed" / "metrics.jsonl"
     killed = 0
     for _ in range(12):
-        process = subprocess.Popen([sys.executable, "-m", "tests.training.run_once", str(path)], env={**os.environ, "OMP_NUM_THREADS": "1"})
         begun_bytes = metrics.stat().st_size if metrics.exists() else 0
-        while process.poll() is None and (not metrics.exists() or metrics.stat().st_size == begun_bytes):
+        process = processes().Process(target=train_here, args=(config,))
+        process.start()
+        while process.is_alive() and (not metrics.exists() or metrics.stat().st_size == begun_bytes):
             time.sleep(0.01)
         time.sleep(chances.uniform(0.0, 0.5))
-        if killed < 4 and process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if killed < 4 and process.is_alive():
+            process.kill()
             killed += 1
-        if process.wait() == 0:
+        process.join()
+        if process.exitcode == 0:
             break
     records = RunRecords.load(metrics.parent)
     assert killed >= 2

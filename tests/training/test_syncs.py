@@ -43,7 +43,7 @@ def _method(frame: FrameType | None) -> str:
 
 
 def test_no_value_is_read_from_the_device_in_a_step(tmp_path: Path) -> None:
-    overrides = ["pacing.rule=slope", "pacing.at=null", "pacing.check_every_steps=10", "training.preflight=false", "pacing.signal=probe"]
+    overrides = ["pacing.rule=slope", "pacing.at=null", "pacing.check_every_steps=10", "pacing.signal=probe"]
     with ReadCounter() as reads:
         records = train_here(configure(tmp_path, [*overrides, "training.duration=40 steps"]))
     assert len(records.train) == 40
