@@ -4,6 +4,7 @@ import functools
 import types
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+import torch.distributed as dist
 from safetensors import SafetensorError
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PretrainedConfig
@@ -97,6 +98,8 @@ class Saver:
         if self._failed:
             return
         try:
+            if self._mesh is not None and copy.cuts:
+                dist.barrier(group=self._mesh.get_group())  # a write would slow down another rank's copy, which training waits for
             tensors = copy.tensors(self._mesh)
             if self._ranks.saving is not None and is_sharded(tensors.parameters):
                 self._store.save_shards(manifest, config, tensors, self._ranks.saving)
