@@ -15,6 +15,7 @@ def check(config: Config) -> None:
     _check_model(config)
     _check_training(config)
     check_pacing(config)
+    _check_device(config)
     _check_growth(config)
     _check_init(config)
     _check_workers(config)
@@ -96,6 +97,18 @@ def _check_training(config: Config) -> None:
     if training.strategy == "fsdp" and training.optimizer.kind == "adafactor":
         raise ConfigError(
             "training.strategy=fsdp: the row and column means of adafactor are not sharded; use adamw or sgd, or strategy ddp"
+        )
+
+
+def _check_device(config: Config) -> None:
+    training = config.training
+    if config.runtime.device != "xla":
+        return
+    if training.strategy == "fsdp":
+        raise ConfigError("training.strategy=fsdp: is torch's own, which runtime.device=xla does not know; use ddp")
+    if training.optimizer.kind == "adafactor":
+        raise ConfigError(
+            "training.optimizer.kind=adafactor: reads norms to the host in each step, so runtime.device=xla would wait; use adamw"
         )
 
 

@@ -204,7 +204,13 @@ class Runtime:
         description="[workers] of each stage in turn, the last entry for all that follow, like [1, 1, {min: 2, max: 8}]; null: workers",
         json_schema_extra={"allowed": f"null or a list, each entry {_WORKERS}"},
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
+    device: Literal["auto", "cpu", "cuda", "xla"] = Field(
+        default="auto", description="auto: cuda where there is one; xla: what PJRT_DEVICE names, all devices of a host for one worker"
+    )
+    compile_cache: str | None = Field(
+        default="~/.cache/raystage/xla",
+        description="folder on every node for XLA's compiled programs, for later starts; null: none",
+    )
     threads_per_worker: Positive | None = Field(default=None, description="[threads] of a CPU worker; null: the machine's cores shared out")
     address: str | None = Field(default=None, description="of a Ray cluster; null: RAY_ADDRESS, else one started for this run")
     max_failures: int = Field(default=3, ge=0, description="[restarts] after failures in a row without a new step, before the run fails")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -97,6 +98,12 @@ def rank_slice(n_sequences: int, rank: int, world_size: int) -> slice:
     return slice(n_sequences * rank // world_size, n_sequences * (rank + 1) // world_size)
 
 
+def alike_size(most_sequences: int, n_share: int, n_devices: int) -> int:
+    """Sequences of every micro-batch where all are to be alike: as many on each device, no more in all than a share of `n_share` needs,
+    nor than `most_sequences`, one on each device apart."""
+    return n_devices * max(1, min(most_sequences // n_devices, -(-n_share // n_devices)))
+
+
 def most_micro_batches(n_sequences: int, world_size: int, micro_batch: int) -> int:
     """Micro-batches of up to `micro_batch` sequences on the rank that has the most: FSDP needs as many passes on every rank."""
     largest_slice = -(-n_sequences // world_size)
@@ -110,16 +117,25 @@ class Batch:
     inputs_BL: Tensor
     targets_BL: Tensor
 
-    def split(self, n_sequences: int, at_least: int = 0) -> list["Batch"]:
-        """Micro-batches of up to `n_sequences` sequences; filled up to `at_least` with some of one sequence and zero weight."""
+    def split(self, n_sequences: int, at_least: int = 0, alike: bool = False) -> list["Batch"]:
+        """Micro-batches of up to `n_sequences` sequences, or of exactly so many where they are to be `alike`; `at_least` so many, the
+        missing ones of one sequence. What fills up has zero weight."""
         pairs = zip(self.inputs_BL.split(n_sequences), self.targets_BL.split(n_sequences), strict=True)
         parts = [Batch(inputs, targets) for inputs, targets in pairs if len(inputs)]
-        shape = (1, self.inputs_BL.shape[1])
-        empty = Batch(self.inputs_BL.new_zeros(shape), self.targets_BL.new_full(shape, IGNORED))
-        return parts + [empty] * (at_least - len(parts))
+        parts += [self._empty(1)] * (at_least - len(parts))
+        return [part._filled(n_sequences) for part in parts] if alike else parts
 
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(self.inputs_BL.to(device, non_blocking=True), self.targets_BL.to(device, non_blocking=True))
+    def _filled(self, n_sequences: int) -> "Batch":
+        more = self._empty(n_sequences - len(self.inputs_BL))
+        return Batch(torch.cat([self.inputs_BL, more.inputs_BL]), torch.cat([self.targets_BL, more.targets_BL]))
+
+    def _empty(self, n_sequences: int) -> "Batch":
+        shape = (n_sequences, self.inputs_BL.shape[1])
+        return Batch(self.inputs_BL.new_zeros(shape), self.targets_BL.new_full(shape, IGNORED))
+
+    def on(self, place: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same on a device, where `place` puts each tensor."""
+        return Batch(place(self.inputs_BL), place(self.targets_BL))
 
 
 def read_batch(rows: Rows, order: RowOrder, cut_: Cut, chosen: slice, seq_len_tokens: int) -> Batch:
@@ -158,11 +174,11 @@ def whole_rows(rows: Rows, numbers: NDArray[np.int64]) -> Batch:
 def document_mask(inputs_BL: Tensor, eot_id: int) -> tuple[Tensor, Tensor]:
     """Attention that stops at document borders: mask (B, 1, L, L), true where a query may look, and
     positions (B, L) counted from each document's start. An end-of-text token closes its document."""
-    is_end = inputs_BL == eot_id
-    document = is_end.cumsum(1) - is_end.long()
+    is_end = (inputs_BL == eot_id).long()
+    document = is_end.cumsum(1) - is_end
     same = document[:, :, None] == document[:, None, :]
     length = inputs_BL.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=inputs_BL.device).tril()
     place = torch.arange(length, device=inputs_BL.device).expand_as(inputs_BL)
-    starts = torch.nn.functional.pad(is_end[:, :-1], (1, 0)).long() * place
+    starts = torch.nn.functional.pad(is_end[:, :-1], (1, 0)) * place
     return (same & causal)[:, None], place - starts.cummax(1).values

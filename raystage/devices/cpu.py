@@ -5,11 +5,16 @@ import platform
 from typing import Literal
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from raystage.devices.eager import Eager
+from raystage.devices.ranks import Ranks
+from raystage.devices.reading import flat
 
-class Cpu:
+
+class Cpu(Eager):
     backend: Literal["gloo"] = "gloo"
     torch_device = torch.device("cpu")
 
@@ -20,8 +25,48 @@ class Cpu:
     def prepare(self, threads: int) -> None:
         torch.set_num_threads(threads)
 
+    def random_state_kept(self) -> contextlib.AbstractContextManager[object]:
+        return torch.random.fork_rng(devices=[])
+
     def autocast(self, precision: Literal["float32", "bf16"]) -> contextlib.AbstractContextManager[object]:
         return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
+    def full_float32(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
     def wrap(self, module: nn.Module) -> nn.Module:
         return DistributedDataParallel(module)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def read(self, to_sum: list[Tensor], alike: list[Tensor], ranks: Ranks) -> "CpuReading":
+        return CpuReading(flat(to_sum), flat(alike), ranks)
+
+    def synchronize(self) -> None:
+        pass
+
+    def peak_bytes(self) -> None:
+        return None
+
+    def free(self) -> None:
+        pass
+
+
+class CpuReading:
+    """The sum over the ranks is what is waited for."""
+
+    def __init__(self, sums: Tensor, alike: Tensor, ranks: Ranks) -> None:
+        self._sums, self._alike = sums, alike
+        self._work = dist.all_reduce(sums, async_op=True) if ranks.world_size > 1 else None
+
+    def has_arrived(self) -> bool:
+        return self._work is None or bool(self._work.is_completed())
+
+    def result(self) -> tuple[list[float], list[float]]:
+        if self._work is not None:
+            self._work.wait()
+        return self._sums.tolist(), self._alike.tolist()

@@ -1,10 +1,18 @@
 """The protocol of a device, and the choice of one."""
 
 import contextlib
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from raystage.devices.programs import Programs
+from raystage.devices.ranks import Ranks
+from raystage.devices.reading import Reading
+
+Precision = Literal["float32", "bf16"]
 
 
 class Device(Protocol):
@@ -15,7 +23,7 @@ class Device(Protocol):
 
     @property
     def backend(self) -> Literal["gloo", "nccl"]:
-        """What ranks exchange gradients with."""
+        """What ranks exchange with each other by."""
         ...
 
     @property
@@ -23,24 +31,93 @@ class Device(Protocol):
         """What the hardware calls itself, for records."""
         ...
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether operations gather until `flush`, into a program that is compiled once for all that are alike: shapes are to be few."""
+        ...
+
+    @property
+    def n_devices(self) -> int:
+        """How many devices share each micro-batch of this worker."""
+        ...
+
+    def shares(self, ranks: Ranks) -> tuple[int, int]:
+        """Which share of a batch this rank computes, and how many shares there are: a rank's, or all of it where ranks run one program."""
+        ...
+
     def prepare(self, threads: int) -> None:
         """Settings of this process: threads, numerics."""
         ...
 
-    def autocast(self, precision: Literal["float32", "bf16"]) -> contextlib.AbstractContextManager[object]:
+    def seed(self, number: int) -> None:
+        """What dropout draws from."""
+        ...
+
+    def random_state_kept(self) -> contextlib.AbstractContextManager[object]:
+        """A context after which generators of torch stand where they stood."""
+        ...
+
+    def autocast(self, precision: Precision) -> contextlib.AbstractContextManager[object]:
         """The context of a forward pass."""
+        ...
+
+    def full_float32(self) -> contextlib.AbstractContextManager[object]:
+        """A context in which products of float32 matrices are not rounded to fewer bits before they are added."""
         ...
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """`module` with gradients averaged over the ranks of the process group."""
         ...
 
+    def average_gradients(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+        """Over the ranks' shares, where no wrapper has done so by now."""
+        ...
 
-def pick_device(name: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> Device:
-    """The device of that name; `auto` is cuda where there is one. Raises ValueError for a device that is not there."""
+    def place(self, tensor: Tensor) -> Tensor:
+        """Sequences, shape (B, ...), on the device, without waiting."""
+        ...
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A part of the training state on the device, or on each of several; itself where it is there."""
+        ...
+
+    def flush(self) -> None:
+        """Begins with what has gathered. Without effect where nothing does."""
+        ...
+
+    def read(self, to_sum: list[Tensor], alike: list[Tensor], ranks: Ranks) -> Reading:
+        """Sends numbers to the host, without waiting: `to_sum` added up over the ranks, `alike` on each of them. Every rank calls it."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits until the device has done what it was told."""
+        ...
+
+    def programs(self) -> Programs:
+        """What has been compiled by now."""
+        ...
+
+    def peak_bytes(self) -> int | None:
+        """The most memory of the device in use since `free`; None where it is not counted."""
+        ...
+
+    def free(self) -> None:
+        """Gives cached memory back, and begins to count anew."""
+        ...
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda", "xla"], local_rank: int = 0, cache: Path | None = None) -> Device:
+    """The device of that name; `auto` is cuda where there is one. Raises ValueError for a device that is not there.
+
+    `cache`: where XLA keeps compiled programs for later processes.
+    """
     from raystage.devices.cpu import Cpu
     from raystage.devices.cuda import Cuda
 
+    if name == "xla":
+        from raystage.devices.xla import open_xla
+
+        return open_xla(cache)
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return Cpu()
     if not torch.cuda.is_available():

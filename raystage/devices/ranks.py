@@ -5,7 +5,6 @@ import datetime
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +35,13 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """`tensor` summed over the ranks, in place, on its own device."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor
+    def sums(self, values: list[float]) -> list[float]:
+        """Each number summed over the ranks; the length must be the same everywhere."""
+        if self.control is None:
+            return values
+        vector = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(vector, group=self.control)
+        return [float(v) for v in vector]
 
     def from_first(self, values: list[int]) -> list[int]:
         """Rank 0's integers, on every rank; the length must be the same everywhere."""

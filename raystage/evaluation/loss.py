@@ -3,10 +3,21 @@
 import torch
 from torch import nn
 
-from raystage.data.batch import Batch, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
+from raystage.config.schema import Config, Training
+from raystage.data.batch import Batch, alike_size, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
 from raystage.data.rows import Rows
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
+
+
+def rows_at_once(config: Config, settings: Training, device: Device, ranks: Ranks) -> int:
+    """Rows of one forward pass at the full context: as many as the token budget holds. The same for validation and for the gate of
+    growth where each shape is a program to compile, and no more than validation needs."""
+    at_once = max(1, settings.micro_batch_tokens // config.model.context_length)
+    if not device.is_lazy:
+        return at_once
+    _, n_shares = device.shares(ranks)
+    return alike_size(at_once, -(-config.validation.rows // n_shares), device.n_devices)
 
 
 @torch.no_grad()
@@ -21,8 +32,8 @@ def summed_loss(
     was_training = trainee.training
     trainee.eval()
     total, tokens = 0.0, 0
-    for part in batch.split(micro_batch, n_passes):
-        part = part.to(device.torch_device)
+    for part in batch.split(micro_batch, n_passes, alike=device.is_lazy):
+        part = part.on(device.place)
         extra = document_mask(part.inputs_BL, eot_id) if eot_id is not None else ()
         total += float(trainee(part.inputs_BL, part.targets_BL, *extra).double())
         tokens += int((part.targets_BL >= 0).sum())
@@ -35,8 +46,9 @@ def validation_loss(
 ) -> float:
     """Mean loss per token on `n_rows` rows spread over the held-out ones, each rank computing its share."""
     numbers = spread_rows(rows, n_rows)
-    mine = numbers[rank_slice(len(numbers), ranks.rank, ranks.world_size)]
-    n_passes = most_micro_batches(len(numbers), ranks.world_size, micro_batch)
+    share, n_shares = device.shares(ranks)
+    mine = numbers[rank_slice(len(numbers), share, n_shares)]
+    n_passes = most_micro_batches(len(numbers), n_shares, micro_batch)
     total, tokens = summed_loss(trainee, whole_rows(rows, mine), device, micro_batch, eot_id, n_passes)
-    sums = ranks.sum(torch.tensor([total, float(tokens)], dtype=torch.float64, device=device.torch_device))
-    return float(sums[0] / sums[1])
+    total, n_targets = ranks.sums([total, float(tokens)])
+    return total / n_targets

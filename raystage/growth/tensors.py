@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 OptimizerState = dict[str, Tensor]
@@ -17,3 +18,8 @@ class TrainingTensors:
     parameters: dict[str, Tensor]
     states: dict[str, OptimizerState] = dataclasses.field(default_factory=dict)
     optimizer: str = "AdamW"
+
+    def to(self, device: torch.device) -> "TrainingTensors":
+        """Copies there; what is there already is not copied."""
+        states = {name: {field: value.to(device) for field, value in fields.items()} for name, fields in self.states.items()}
+        return TrainingTensors({name: p.to(device) for name, p in self.parameters.items()}, states, self.optimizer)

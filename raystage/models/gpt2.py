@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PretrainedConfig
 
+from raystage.models.attention import attend_causally
 from raystage.models.axes import Axis, AxisTable, Parameter
 from raystage.models.family import ModelSpec, build_on_meta
 
@@ -72,7 +73,7 @@ class Gpt2:
             tie_word_embeddings=spec.tied,
             use_cache=False,
         )
-        config._attn_implementation = "sdpa"
+        attend_causally(config)
         return config
 
     def read(self, config: PretrainedConfig) -> ModelSpec:

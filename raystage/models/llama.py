@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
+from raystage.models.attention import attend_causally
 from raystage.models.axes import Axis, AxisTable, Parameter
 from raystage.models.family import ModelSpec, build_on_meta
 
@@ -80,7 +81,7 @@ class LlamaLike:
             tie_word_embeddings=spec.tied,
             use_cache=False,
         )
-        config._attn_implementation = "sdpa"
+        attend_causally(config)
         return cast(PretrainedConfig, config)
 
     def read(self, config: PretrainedConfig) -> ModelSpec:

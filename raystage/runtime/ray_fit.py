@@ -23,8 +23,8 @@ from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.worker import run_rank
 from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
+from raystage.training.out_of_memory import RehearsalError
 from raystage.training.ports import Ask, Ending
-from raystage.training.rehearsal import RehearsalError
 from raystage.training.run import FencedError, TrainingError
 from raystage.training.worker_range import Workers
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raystage.config.schema import Runtime
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
@@ -40,6 +41,11 @@ class FileRecorder:
 
     def decision(self, record: dict[str, Any]) -> None:
         self._decisions.write(record)
+
+
+def cache_of(runtime: Runtime) -> Path | None:
+    """The folder for compiled programs on this node."""
+    return Path(runtime.compile_cache).expanduser() if runtime.compile_cache else None
 
 
 def run_rank(

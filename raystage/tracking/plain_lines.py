@@ -38,6 +38,8 @@ def event_line(record: Record) -> str:
             return f"validation at step {record['step']}: loss {number(record['val_loss'], '.4f')}{end}"
         case "preflight":
             return _preflight(record)
+        case "compile":
+            return _compiled(record)
         case "storage":
             return str(record["text"])
         case "end":
@@ -71,6 +73,15 @@ def _slope(check: Record | None, newest: Record) -> str:
         return ""
     threshold = check["threshold"]
     return f"slope {check['slope']:.3f}" + (f" of {threshold:.3f}" if threshold is not None else "")
+
+
+def _compiled(record: Record) -> str:
+    """What a device has compiled by this step, and the operations that it leaves to the host."""
+    n, seconds = record["n_programs"], units.duration(record["compile_s"])
+    programs = f"{n} {'program' if n == 1 else 'programs'} compiled in {seconds}" if n else ""
+    names = ", ".join(record["fallbacks"])
+    slow = f"warning: the device leaves {names} to the host, and waits for it each time" if names else ""
+    return f"by step {record['step']}: " + "; ".join(part for part in (programs, slow) if part)
 
 
 def _preflight(record: Record) -> str:

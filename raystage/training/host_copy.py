@@ -66,7 +66,8 @@ class HostMemory:
             part = tensor
             if isinstance(tensor, DTensor):
                 part, cuts[key] = tensor.to_local(), _Cut(tuple(tensor.placements), tensor.shape, tensor.stride())
-            parts[key] = part.detach() if frozen and not part.is_cuda else _block(free.get(key), part).copy_(part, non_blocking=True)
+            is_safe = frozen and part.device.type == "cpu"
+            parts[key] = part.detach() if is_safe else _block(free.get(key), part).copy_(part, non_blocking=True)
         if any(tensor.is_cuda for tensor in tensors.parameters.values()):
             torch.cuda.current_stream().synchronize()
         return HostCopy(parts, cuts, tensors.optimizer, not frozen)

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from raystage.data.batch import Cut, cut, fingerprint, rank_slice, read_batch
 from raystage.data.order import RowOrder
+from raystage.devices.programs import Programs
 from raystage.models.count import flops_per_token, matmul_parameters, mfu
 from raystage.pacing.point import Check, Decision, Point
 from raystage.pacing.schedule import is_due
@@ -51,13 +50,14 @@ class Loop:
         self._unrecorded = [] if resume else list(run.decisions)
         self._coordinator = self._make_coordinator(resume)
         self._decision: Decision | None = None
-        self._steps = StepLog(run.ranks)
+        self._steps = StepLog(run.device, run.ranks)
         self._signal_probe = (
             SignalProbe(run.config, run.validation_rows, run.device, run.ranks, run.job.attention_eot_id)
             if run.config.pacing.signal == "probe"
             else None
         )
         self._points: list[Point] = []  # recorded, and not yet sent to the controller
+        self._programs = Programs()
         self._bad_step = _first_bad(resume.manifest, run.state.counters.n_rollbacks) if resume else None
         self._last_check: Check | None = None
         self._first_step = step = run.state.counters.step
@@ -133,17 +133,17 @@ class Loop:
         step, progress = counters.step + 1, run.progress
         if self._config.model.dropout > 0:
             # a step's dropout depends on its number alone, so that a resumed run repeats it
-            torch.manual_seed((self._config.seed * 1_000_003 + step) * 4099 + self._ranks.rank)
+            run.device.seed((self._config.seed * 1_000_003 + step) * 4099 + self._ranks.rank)
         lr = run.peak_lr * self._rate_factor(step, progress)
         set_learning_rate(state.machinery.optimizer, lr)
         cut_ = self._next_cut()
-        mine = rank_slice(len(cut_.position), self._ranks.rank, self._ranks.world_size)
+        mine = rank_slice(len(cut_.position), *run.device.shares(self._ranks))
         batch = read_batch(self._rows, self._order, cut_, mine, seq_len_tokens)
         loss_sum, grad_norm = train_step(
             state.machinery,
             batch,
             cut_.tokens,
-            self._ranks.world_size,
+            self._ranks,
             run.device,
             run.settings,
             run.job.attention_eot_id,
@@ -200,11 +200,21 @@ class Loop:
         step_s = (orders.elapsed_s - run.state.counters.elapsed_s) / max(1, step - max(before, self._first_step))
         self._listen_every_steps = max(1, int(LISTEN_EVERY_S / max(step_s, 1e-6)))
         run.state = dataclasses.replace(run.state, counters=dataclasses.replace(run.state.counters, elapsed_s=orders.elapsed_s))
+        self._note_programs(step)
         self._steps.start_read(self._measure_probe(), largest_second_moment(run.state.machinery.optimizer))
         self._collect(wait=False)
         if orders.save and self._decision is None and self._scheduled() is None and orders.ending is None:
             self._save("interval")
         return orders.ending
+
+    def _note_programs(self, step: int) -> None:
+        """What the device has compiled since the last look: after the preflight there should be nothing more."""
+        before, self._programs = self._programs, self._run.device.programs()
+        if self._programs != before:
+            new = sorted(set(self._programs.fallbacks) - set(before.fallbacks))
+            n, seconds = self._programs.n_compiled - before.n_compiled, self._programs.seconds - before.seconds
+            attempt = self._run.job.attempt
+            self._run.record({"kind": "compile", "step": step, "n_programs": n, "compile_s": seconds, "fallbacks": new, "attempt": attempt})
 
     def _measure_probe(self) -> ProbeSums | None:
         if self._signal_probe is None:

@@ -11,7 +11,7 @@ from raystage.training.state import Machinery
 
 def forward_backward(machinery: Machinery, batch: Batch, weight: float, device: Device, settings: Training, eot_id: int | None) -> Tensor:
     """The sum of the loss over `batch`, its gradient times `weight` added to the parameters' gradients."""
-    batch = batch.to(device.torch_device)
+    batch = batch.on(device.place)
     extra = document_mask(batch.inputs_BL, eot_id) if eot_id is not None else ()
     with device.autocast(settings.precision):
         loss: Tensor = machinery.wrapped(batch.inputs_BL, batch.targets_BL, *extra)

@@ -1,5 +1,6 @@
 """The optimizer, its state by parameter name, and back."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,8 @@ from torch.distributed.tensor import DTensor
 from raystage.config.schema import Optimizer
 from raystage.growth.tensors import TrainingTensors
 
+Place = Callable[[Tensor], Tensor]  # where a part of the state goes
+
 _CLASSES: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "adafactor": torch.optim.Adafactor}
 
 
@@ -18,19 +21,32 @@ def optimizer_class(kind: str) -> str:
     return str(_CLASSES[kind].__name__)
 
 
-def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """torch's optimizer with weight decay on matrices alone (norms and biases have one dimension)."""
+def make_optimizer(model: nn.Module, settings: Optimizer, lazy: bool = False) -> torch.optim.Optimizer:
+    """torch's optimizer with weight decay on matrices alone (norms and biases have one dimension).
+
+    `lazy`: for a device whose programs should hold the step count too, or each step would be another program.
+    """
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     options: dict[str, dict[str, Any]] = {
-        "adamw": {"betas": (settings.beta1, settings.beta2), "eps": settings.eps, "fused": True},
+        "adamw": {"betas": (settings.beta1, settings.beta2), "eps": settings.eps, "fused": not lazy, "capturable": lazy},
         "sgd": {"momentum": settings.beta1},
         "adafactor": {},
     }
     return cast(torch.optim.Optimizer, _CLASSES[settings.kind](groups, lr=settings.lr, **options[settings.kind]))
+
+
+def begin_states(model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> None:
+    """AdamW's state before a first step, which it would make in that step: a program that differs from all later ones."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
+    for p in model.parameters():
+        if not optimizer.state.get(p):
+            zeros = {"step": torch.zeros(()), "exp_avg": torch.zeros(p.shape), "exp_avg_sq": torch.zeros(p.shape)}
+            optimizer.state[p] = {field: place(value) for field, value in zeros.items()}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -50,18 +66,20 @@ def read_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Training
     return TrainingTensors(parameters, states, type(optimizer).__name__)
 
 
-def put_states(tensors: TrainingTensors, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Gives the optimizer the states, which become its own."""
+def put_states(tensors: TrainingTensors, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> None:
+    """Gives the optimizer the states, which become its own, each where `place` puts it."""
     assert not tensors.states or tensors.optimizer == type(optimizer).__name__
     for name, p in model.named_parameters():
         if name in tensors.states:
-            optimizer.state[p] = {field: value.to(p.device) for field, value in tensors.states[name].items()}
+            optimizer.state[p] = {field: place(value) for field, value in tensors.states[name].items()}
 
 
 def largest_second_moment(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
     """The largest entry of Adam's second moments, a scalar on the device, the same on every rank; None before the first step, and for
     other optimizers."""
-    moments = [state["exp_avg_sq"] for state in optimizer.state.values() if "exp_avg_sq" in state]
+    # in the order of the parameters, whatever the order that their states came in: where programs are compiled, one for both
+    states = [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]
+    moments = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
     if not moments:
         return None
     mine = [moment.to_local() if isinstance(moment, DTensor) else moment for moment in moments]

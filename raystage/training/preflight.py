@@ -7,9 +7,10 @@ from raystage.config.schema import Config, Training
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.pacing.stage import Shape
+from raystage.training.compile_ahead import compile_ahead
 from raystage.training.job import Job
 from raystage.training.policy import plan_of
-from raystage.training.rehearsal import Rehearsal, rehearse, seconds_per_token
+from raystage.training.rehearsal import rehearse, seconds_per_token
 from raystage.training.sharding import shards
 
 
@@ -28,13 +29,21 @@ def preflight(job: Job, device: Device, ranks: Ranks) -> Preflight | None:
     """
     if shards(job.config, ranks):
         return None
-    settings, shapes = job.config.training, rehearsed_shapes(job.config)
+    settings = job.config.training
+    if device.is_lazy:
+        shapes = list(dict.fromkeys(plan_of(job.config).shapes()))
+        ahead = compile_ahead(job, shapes, device, ranks)
+        found = _record(ahead.seconds_per_token, ahead.compile_s, None, shapes, settings, ahead.micro_batch_tokens)
+        return Preflight(dataclasses.replace(settings, micro_batch_tokens=ahead.micro_batch_tokens), found)
+    shapes = rehearsed_shapes(job.config)
     wanted = largest_micro_batch(job.config, ranks.world_size)
     rehearsal = rehearse(job.config, [(job.spec(shape), shape.seq_len_tokens) for shape in shapes], device, ranks, wanted)
     fits = min(rehearsal.micro_batch_tokens, settings.micro_batch_tokens)
     if rehearsal.micro_batch_tokens == wanted:
         fits = settings.micro_batch_tokens  # a larger one than a step fills, and none that did not fit
-    return Preflight(dataclasses.replace(settings, micro_batch_tokens=fits), _record(rehearsal, shapes, settings, fits, ranks.world_size))
+    seconds = seconds_per_token(rehearsal, settings.batch_tokens, ranks.world_size)
+    found = _record(seconds, rehearsal.compile_s, rehearsal.peak_bytes, shapes, settings, fits)
+    return Preflight(dataclasses.replace(settings, micro_batch_tokens=fits), found)
 
 
 def rehearsed_shapes(config: Config) -> list[Shape]:
@@ -51,8 +60,9 @@ def largest_micro_batch(config: Config, world_size: int) -> int:
     return min(config.training.micro_batch_tokens, -(-sequences // world_size) * context)
 
 
-def _record(rehearsal: Rehearsal, shapes: list[Shape], settings: Training, fits: int, world_size: int) -> dict[str, Any]:
-    seconds = seconds_per_token(rehearsal, settings.batch_tokens, world_size)
+def _record(
+    seconds: tuple[float, ...], compile_s: float, peak_bytes: int | None, shapes: list[Shape], settings: Training, fits: int
+) -> dict[str, Any]:
     stages = [
         {"seq_len_tokens": shape.seq_len_tokens, "n_layer": shape.n_layer, "d_model": shape.d_model, "seconds_per_token": s}
         for shape, s in zip(shapes, seconds, strict=True)
@@ -62,6 +72,6 @@ def _record(rehearsal: Rehearsal, shapes: list[Shape], settings: Training, fits:
         "micro_batch_tokens": fits,
         "micro_batch_tokens_asked": settings.micro_batch_tokens,
         "stages": stages,
-        "compile_s": rehearsal.compile_s,
-        "peak_bytes": rehearsal.peak_bytes,
+        "compile_s": compile_s,
+        "peak_bytes": peak_bytes,
     }

@@ -11,7 +11,6 @@ import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,16 +22,8 @@ from raystage.devices.ranks import Ranks
 from raystage.models.count import matmul_parameters
 from raystage.models.family import ModelSpec
 from raystage.training.micro_batch import clip_and_update, forward_backward
+from raystage.training.out_of_memory import RehearsalError, too_large, within_memory
 from raystage.training.state import Machinery, assemble
-
-# torch.OutOfMemoryError is CUDA's; the CPU's allocator and CUDA's libraries raise a plain RuntimeError
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-T = TypeVar("T")
-
-
-class RehearsalError(ValueError):
-    """A stage does not fit into memory, whatever the micro-batch; the message says what to lower."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +65,7 @@ def rehearse(
     """
     lone = _Rehearser(config, device, ranks.world_size, micro_batch_tokens)
     too_large: RehearsalError | None = None
-    with _random_numbers_kept(device.torch_device):
+    with _random_numbers_kept(device):
         try:
             lone.run(specs_and_lengths)
         except RehearsalError as error:
@@ -112,30 +103,34 @@ class _Rehearser:
 
     def run(self, specs_and_lengths: Sequence[tuple[ModelSpec, int]]) -> None:
         """The heaviest first, so that memory runs out at once if it does. Raises RehearsalError."""
-        on_cuda = self._device.torch_device.type == "cuda"
-        if on_cuda:
-            torch.cuda.reset_peak_memory_stats(self._device.torch_device)
         specs = sorted({spec for spec, _ in specs_and_lengths}, key=matmul_parameters, reverse=True)
         for spec in specs:
             lengths = sorted({length for other, length in specs_and_lengths if other == spec}, reverse=True)
             self._run_size(spec, lengths, is_largest=spec == specs[0])
-            _free()
-        if on_cuda:
-            self.peak_bytes = torch.cuda.max_memory_allocated(self._device.torch_device)
+            self._note_peak()
+            self._free()
+
+    def _note_peak(self) -> None:
+        if (peak_bytes := self._device.peak_bytes()) is not None:
+            self.peak_bytes = max(self.peak_bytes or 0, peak_bytes)
+
+    def _free(self) -> None:
+        gc.collect()
+        self._device.free()
 
     def _run_size(self, spec: ModelSpec, lengths: list[int], is_largest: bool) -> None:
         # ranks of this process alone: no wrapper that exchanges gradients
-        machinery = _within_memory(lambda: assemble(spec, self._config, self._device, Ranks()))
+        machinery = within_memory(lambda: assemble(spec, self._config, self._device, Ranks()))
         if machinery is None:
-            raise _too_large(spec, lengths[0], self._device.name)
+            raise too_large(spec, lengths[0], self._device.name)
         for length in lengths:
             attempt = functools.partial(self._time, machinery, length, is_largest)
-            while (timing := _within_memory(attempt)) is None:
+            while (timing := within_memory(attempt)) is None:
                 machinery.optimizer.state.clear()
                 machinery.optimizer.zero_grad(set_to_none=True)
-                _free()
+                self._free()
                 if self.micro_batch_tokens < 2 * length:
-                    raise _too_large(spec, length, self._device.name)
+                    raise too_large(spec, length, self._device.name)
                 self.micro_batch_tokens //= 2
             self.timings[spec, length] = timing
 
@@ -171,8 +166,7 @@ class _Rehearser:
     def _seconds(self, action: Callable[[], object]) -> float:
         begin_s = time.perf_counter()
         action()
-        if self._device.torch_device.type == "cuda":
-            torch.cuda.synchronize(self._device.torch_device)
+        self._device.synchronize()
         return time.perf_counter() - begin_s
 
 
@@ -188,35 +182,12 @@ def _warm_up(n_sequences: int, length: int, compiled: bool) -> list[int]:
     return list(dict.fromkeys([first, 1]))
 
 
-def _within_memory(action: Callable[[], T]) -> T | None:
-    """What it returns, or None where memory ran out. The error goes, and with it the frames that hold tensors."""
-    try:
-        return action()
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(words in str(error) for words in _OUT_OF_MEMORY):
-            raise
-        return None
-
-
-def _too_large(spec: ModelSpec, length: int, device_name: str) -> RehearsalError:
-    return RehearsalError(
-        f"out of memory on {device_name}: {spec.family} of {spec.n_layer} layers x {spec.d_model} channels does not train on one sequence "
-        f"of {length} tokens; lower model.n_layer, model.d_model or model.context_length, or take devices with more memory"
-    )
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
 @contextlib.contextmanager
-def _random_numbers_kept(device: torch.device) -> Iterator[None]:
+def _random_numbers_kept(device: Device) -> Iterator[None]:
     """The generators of torch, numpy and Python stand afterwards where they stood before."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with device.random_state_kept():
             yield
     finally:
         np.random.set_state(numpy_state)

@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from raystage.data.batch import spread_rows, whole_rows
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
-from raystage.evaluation.loss import summed_loss, validation_loss
+from raystage.evaluation.loss import rows_at_once, summed_loss, validation_loss
 from raystage.pacing.point import Point
 from raystage.pacing.stage import Shape
 from raystage.pacing.state import State
@@ -26,6 +25,7 @@ from raystage.training.saver import Saver
 from raystage.training.sharding import shards
 from raystage.training.stage_model import peak_lr
 from raystage.training.start import start_state
+from raystage.training.step import n_sequences
 
 
 class TrainingError(RuntimeError):
@@ -84,9 +84,7 @@ class Run:
     @property
     def n_sequences(self) -> int:
         """Sequences of a step, over all ranks."""
-        shape = self.state.shape
-        length = shape.seq_len_tokens if self.settings.batch_rule == "tokens" else self.config.model.context_length
-        return max(1, shape.batch_tokens // length)
+        return n_sequences(self.state.shape, self.settings, self.config.model.context_length)
 
     @property
     def peak_lr(self) -> float:
@@ -103,14 +101,13 @@ class Run:
 
     def validate(self, stage_end: bool) -> None:
         """The validation loss at the full context, whatever the stage."""
-        context = self.config.model.context_length
         self.val_loss = validation_loss(
             self.state.machinery.trainee,
             self.validation_rows,
             self.config.validation.rows,
             self.device,
             self.ranks,
-            self.micro_batch(context),
+            rows_at_once(self.config, self.settings, self.device, self.ranks),
             self.job.attention_eot_id,
         )
         self.record({"kind": "val", "step": self.state.counters.step, **self.stamp(), "val_loss": self.val_loss, "stage_end": stage_end})
@@ -118,11 +115,9 @@ class Run:
     def gate_loss(self, trainee: nn.Module) -> float:
         """The probe of growth: the same held-out rows for ever, in full float32; every rank computes all of it."""
         batch = whole_rows(self.validation_rows, spread_rows(self.validation_rows, self.config.growth.probe_rows))
-        training_precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # TF32 rounds more than the gate allows
-        micro_batch = self.micro_batch(self.config.model.context_length)
-        total, tokens = summed_loss(trainee, batch, self.device, micro_batch, self.job.attention_eot_id)
-        torch.set_float32_matmul_precision(training_precision)
+        with self.device.full_float32():  # TF32 rounds more than the gate allows
+            at_once = rows_at_once(self.config, self.settings, self.device, self.ranks)
+            total, tokens = summed_loss(trainee, batch, self.device, at_once, self.job.attention_eot_id)
         return total / tokens
 
     # -- checkpoints

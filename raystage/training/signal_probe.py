@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raystage.config.schema import Config
-from raystage.data.batch import Batch, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
+from raystage.data.batch import Batch, alike_size, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
 from raystage.data.rows import Rows
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
@@ -52,22 +52,27 @@ class SignalProbe:
         sums_L = torch.zeros(seq_len_tokens, dtype=torch.float64, device=self._device.torch_device)
         was_training = trainee.training
         trainee.eval()
-        n_passes = most_micro_batches(n_rows, self._ranks.world_size, micro_batch)
-        for part in self._mine(n_rows, seq_len_tokens).split(micro_batch, n_passes):
+        _, n_shares = self._device.shares(self._ranks)
+        if self._device.is_lazy:
+            micro_batch = alike_size(micro_batch, -(-n_rows // n_shares), self._device.n_devices)
+        n_passes = most_micro_batches(n_rows, n_shares, micro_batch)
+        for part in self._mine(n_rows, seq_len_tokens).split(micro_batch, n_passes, alike=self._device.is_lazy):
+            part = part.on(self._device.place)
             extra = document_mask(part.inputs_BL, self._eot_id) if self._eot_id is not None else ()
             with self._device.autocast(self._precision):
                 losses_BL = trainee.losses(part.inputs_BL, part.targets_BL, *extra)
             sums_L += losses_BL.double().sum(0)
+            self._device.flush()
         trainee.train(was_training)
         bounds = list(itertools.pairwise(edges))
         return ProbeSums(torch.stack([sums_L[a:b].sum() for a, b in bounds]), tuple(n_rows * (b - a) for a, b in bounds))
 
     def _mine(self, n_rows: int, seq_len_tokens: int) -> Batch:
-        """This rank's rows on the device; kept until the length changes."""
+        """This rank's rows; kept until the length changes."""
         if self._batch is None or self._batch.inputs_BL.shape[1] != seq_len_tokens:
-            numbers = spread_rows(self._rows, n_rows)[rank_slice(n_rows, self._ranks.rank, self._ranks.world_size)]
+            numbers = spread_rows(self._rows, n_rows)[rank_slice(n_rows, *self._device.shares(self._ranks))]
             whole = whole_rows(self._rows, numbers)
-            self._batch = Batch(whole.inputs_BL[:, :seq_len_tokens], whole.targets_BL[:, :seq_len_tokens]).to(self._device.torch_device)
+            self._batch = Batch(whole.inputs_BL[:, :seq_len_tokens], whole.targets_BL[:, :seq_len_tokens])
         return self._batch
 
 

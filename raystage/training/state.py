@@ -15,7 +15,7 @@ from raystage.models.trainee import Trainee
 from raystage.pacing.stage import Shape, Taken
 from raystage.training.checkpoint_files import StoredTensors
 from raystage.training.counters import Counters
-from raystage.training.optimizer import make_optimizer, put_states, read_tensors
+from raystage.training.optimizer import begin_states, make_optimizer, put_states, read_tensors
 from raystage.training.sharding import at_rest, empty_sharded, load_shards, shard, sharding_of, shards
 from raystage.training.tensor_pieces import CheckpointError
 
@@ -67,7 +67,11 @@ def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tens
         assert tensors is None or not tensors.states, "the state of a sharded model is read in shards"
         trainee = shard(Trainee(model, spec), sharding_of(config, device, ranks))
     else:
-        trainee = Trainee(model.to(device.torch_device), spec)
+        model.to(device.torch_device)
+        model.tie_weights()  # type: ignore[operator]  # parameters that become tensors of another kind, as XLA's, come untied
+        for p in model.parameters():
+            device.whole(p)
+        trainee = Trainee(model, spec)
     return equip(trainee, tensors, config, device, ranks)
 
 
@@ -94,12 +98,14 @@ def assemble_stored(spec: ModelSpec, config: Config, device: Device, ranks: Rank
 
 def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, device: Device, ranks: Ranks) -> Machinery:
     """A trainee on its device, and sharded where it is to be, with its optimizer, which takes over the states of `tensors`."""
-    optimizer = make_optimizer(trainee.model, config.training.optimizer)
+    optimizer = make_optimizer(trainee.model, config.training.optimizer, device.is_lazy)
     if tensors is not None:
-        put_states(tensors, trainee.model, optimizer)
+        put_states(tensors, trainee.model, optimizer, device.whole)
+    if device.is_lazy:
+        begin_states(trainee.model, optimizer, device.whole)
     wrapped: nn.Module = trainee.train()
     is_sharded = shards(config, ranks)
-    if config.training.compile:
+    if config.training.compile and not device.is_lazy:
         # one code for all lengths and batch sizes, so one a model size; beyond the limit a size would silently run uncompiled
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
         if not is_sharded:  # there each block is compiled on its own

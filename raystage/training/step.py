@@ -8,8 +8,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from raystage.config.schema import Training
-from raystage.data.batch import Batch, most_micro_batches
+from raystage.data.batch import Batch, alike_size, most_micro_batches
 from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.pacing.stage import Shape
 from raystage.training.micro_batch import clip_and_update, forward_backward
 from raystage.training.state import Machinery
 
@@ -21,7 +23,7 @@ def train_step(
     machinery: Machinery,
     batch: Batch,
     global_tokens: int,
-    world_size: int,
+    ranks: Ranks,
     device: Device,
     settings: Training,
     eot_id: int | None,
@@ -34,17 +36,35 @@ def train_step(
     The loss of a rank is weighted by its share of the step's `global_tokens`, so uneven slices give the same
     gradient as one rank would; nothing is read back from the device.
     """
-    at_once = max(1, settings.micro_batch_tokens // batch.inputs_BL.shape[1])
-    micro_batches = batch.split(at_once, most_micro_batches(n_sequences or 0, world_size, at_once))
+    micro_batches = _micro_batches(batch, ranks, device, settings, n_sequences or len(batch.inputs_BL))
+    # gradients are averaged over the ranks' shares; their number turns that into the sum
+    weight = device.shares(ranks)[1] / global_tokens
     total = torch.zeros((), dtype=torch.float64, device=device.torch_device)
-    # DDP and FSDP average over ranks; the world size turns that into the sum
-    weight = world_size / global_tokens
     for i, micro_batch in enumerate(micro_batches):
-        with _sync_on(machinery, last=i == len(micro_batches) - 1):
+        is_last = i == len(micro_batches) - 1
+        with _sync_on(machinery, is_last):
             total += forward_backward(machinery, micro_batch, weight, device, settings, eot_id)
+        if not is_last:
+            device.flush()  # or one program would hold all of them
+    device.average_gradients(machinery.model.parameters(), ranks)
     grad_norm = clip_and_update(machinery, settings.optimizer.clip_norm)
     machinery.optimizer.zero_grad(set_to_none=True)
+    device.flush()
     return total, grad_norm
+
+
+def n_sequences(shape: Shape, settings: Training, context_length: int) -> int:
+    """Sequences of a stage's step, over all ranks."""
+    length = shape.seq_len_tokens if settings.batch_rule == "tokens" else context_length
+    return max(1, shape.batch_tokens // length)
+
+
+def _micro_batches(batch: Batch, ranks: Ranks, device: Device, settings: Training, n_sequences: int) -> list[Batch]:
+    _, n_shares = device.shares(ranks)
+    at_once = max(1, settings.micro_batch_tokens // batch.inputs_BL.shape[1])
+    if device.is_lazy:
+        at_once = alike_size(at_once * (ranks.world_size // n_shares), -(-n_sequences // n_shares), device.n_devices)
+    return batch.split(at_once, most_micro_batches(n_sequences, n_shares, at_once), alike=device.is_lazy)
 
 
 def _sync_on(machinery: Machinery, last: bool) -> contextlib.AbstractContextManager[object]:

@@ -5,10 +5,9 @@ import math
 import time
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.pacing.point import Point
 from raystage.training.signal_probe import ProbeSums
@@ -44,8 +43,8 @@ class Read:
 class StepLog:
     """Collects steps; `start_read` sends an interval's sums on their way to the host, `finish_read` gives them out."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, device: Device, ranks: Ranks) -> None:
+        self._device, self._ranks = device, ranks
         self._steps: list[Step] = []
         self._reading: _Reading | None = None
 
@@ -56,7 +55,7 @@ class StepLog:
         """Begins to sum the losses over the ranks and to copy them to the host; nobody waits."""
         assert self._reading is None, "the interval before has not been read"
         if self._steps:
-            self._reading = _Reading(self._steps, self._ranks, probe, second_moment)
+            self._reading = _Reading(self._steps, self._device, self._ranks, probe, second_moment)
             self._steps = []
 
     def finish_read(self, wait: bool) -> Read | None:
@@ -71,31 +70,19 @@ class StepLog:
 class _Reading:
     """Sums of one interval on their way: losses and probe over all ranks; norms are the same on each."""
 
-    def __init__(self, steps: list[Step], ranks: Ranks, probe: ProbeSums | None, second_moment: Tensor | None) -> None:
+    def __init__(self, steps: list[Step], device: Device, ranks: Ranks, probe: ProbeSums | None, second_moment: Tensor | None) -> None:
         self._steps, self._probe, self._has_moment = steps, probe, second_moment is not None
-        losses = torch.stack([step.loss_sum for step in steps])
-        sums = torch.cat([losses, probe.loss_sums.to(losses)]) if probe else losses
-        self._work = dist.all_reduce(sums, async_op=True) if ranks.world_size > 1 else None
-        if self._work is not None and sums.is_cuda:
-            self._work.wait()  # makes the stream wait, not the host
-            self._work = None
-        moments = [second_moment.to(losses)] if second_moment is not None else []
-        norms = torch.stack([*(step.grad_norm.to(losses) for step in steps), *moments])
-        self._sums, self._norms = _to_host(sums), _to_host(norms)
-        self._event = torch.cuda.current_stream().record_event() if sums.is_cuda else None
+        losses = [step.loss_sum for step in steps] + ([probe.loss_sums] if probe else [])
+        norms = [step.grad_norm for step in steps] + ([second_moment] if second_moment is not None else [])
+        self._reading = device.read(losses, norms, ranks)
 
     def has_arrived(self) -> bool:
-        if self._work is not None and not self._work.is_completed():
-            return False
-        return self._event is None or self._event.query()
+        return self._reading.has_arrived()
 
     def result(self, world_size: int) -> Read:
         begin_s = time.perf_counter()
-        if self._work is not None:
-            self._work.wait()
-        if self._event is not None:
-            self._event.synchronize()
-        sums, norms, n = self._sums.tolist(), self._norms.tolist(), len(self._steps)
+        sums, norms = self._reading.result()
+        n = len(self._steps)
         # a device that works behind the host's back is waited for here
         seconds = sum(step.seconds for step in self._steps) + time.perf_counter() - begin_s
         tokens_per_s = sum(step.tokens for step in self._steps) / seconds
@@ -118,11 +105,3 @@ class _Reading:
 def _recorded(values: dict[str, Any]) -> dict[str, Any]:
     """A point's values as a record has them, all of them in every record, so that a run can be replayed from its records."""
     return {"probe_loss": None, "second_moment": None, **{name: value for name, value in values.items() if name != "seconds"}}
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    """Without waiting: into pinned memory where it comes from a GPU."""
-    if not tensor.is_cuda:
-        return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import nn
 
 from raystage.config.duration import Duration
@@ -57,7 +58,10 @@ def apply_growth(
     if shards(config, ranks):
         new = equip(*grow_sharded(old.tensors(), old.spec, spec, method, sharding_of(config, device, ranks)), config, device, ranks)
     else:
-        new = assemble(spec, config, device, ranks, grow(old.tensors(), old.spec, spec, method))
+        tensors = old.tensors()
+        if device.is_lazy:  # there every tensor's map would be a program to compile, and its noise another one
+            tensors = tensors.to(torch.device("cpu"))
+        new = assemble(spec, config, device, ranks, grow(tensors, old.spec, spec, method))
     before, after = probe(old.trainee), probe(new.trainee)
     passes = holds(before, after, config.growth.probe_tolerance, method.preserves(old.spec, spec))
     # rank 0's word counts: ranks of unlike hardware may stand on either side of the tolerance

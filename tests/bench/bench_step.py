@@ -8,6 +8,7 @@ from torch import nn
 from raystage.config.schema import Optimizer, Training
 from raystage.data.batch import Batch
 from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
 from raystage.models.family import ModelSpec, build_model
 from raystage.models.trainee import Trainee
 from raystage.training.optimizer import make_optimizer
@@ -46,7 +47,7 @@ def run() -> Result:
     def ours() -> float:
         begin_s = time.perf_counter()
         for batch in batches:
-            train_step(machinery, batch, ROWS * LENGTH, 1, device, settings, None)
+            train_step(machinery, batch, ROWS * LENGTH, Ranks(), device, settings, None)
         return STEPS * ROWS * LENGTH / (time.perf_counter() - begin_s)
 
     def bare() -> float:

@@ -38,7 +38,7 @@ def run() -> Result:
         seconds = []
         for batch in _batches(spec, length):
             begin_s = time.perf_counter()
-            train_step(machinery, batch, BATCH_TOKENS, 1, device, config.training, None)
+            train_step(machinery, batch, BATCH_TOKENS, Ranks(), device, config.training, None)
             seconds.append(time.perf_counter() - begin_s)
         ratios.append(seconds[0] / statistics.median(seconds[1:]))
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)

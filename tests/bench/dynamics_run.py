@@ -62,7 +62,7 @@ def run_arm(arm: Arm, settings: Settings, folder: Path) -> str:
         set_learning_rate(machinery.optimizer, arm.learning_rate(settings, step))
         cut_ = cut(Place(cursor=tokens), settings.batch_tokens // _CONTEXT, _CONTEXT, _CONTEXT, "segment")
         batch = read_batch(rows, order, cut_, slice(None), _CONTEXT)
-        train_step(machinery, batch, cut_.tokens, 1, device, config.training, None)
+        train_step(machinery, batch, cut_.tokens, Ranks(), device, config.training, None)
         tokens = cut_.place_after.cursor
         if step % settings.validate_every_steps == 0:
             points.append(validate())

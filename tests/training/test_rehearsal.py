@@ -18,8 +18,9 @@ from raystage.devices.ranks import Ranks
 from raystage.models.family import ModelSpec
 from raystage.training import rehearsal
 from raystage.training.job import Job
+from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
-from raystage.training.rehearsal import Rehearsal, RehearsalError, Timing, rehearse, seconds_per_token
+from raystage.training.rehearsal import Rehearsal, Timing, rehearse, seconds_per_token
 from raystage.training.state import assemble
 from tests.gang import gang_of
 from tests.training.made_run import configure, corpus_of, losses, train_here

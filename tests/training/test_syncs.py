@@ -28,14 +28,11 @@ class ReadCounter(TorchDispatchMode):
 
 
 def _method(frame: FrameType | None) -> str:
-    """`optimizer` where torch's own reads its step count, which lies on the host; `transformers` where its masks look for packed
-    sequences, which compiled models do not do."""
+    """`optimizer` where torch's own reads its step count, which lies on the host."""
     while frame is not None:
         file = frame.f_code.co_filename
         if "torch/optim" in file:
             return "optimizer"
-        if "transformers/masking_utils" in file:
-            return "transformers"
         if file.endswith("raystage/training/loop.py"):
             return frame.f_code.co_name
         frame = frame.f_back
