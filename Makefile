@@ -5,9 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+XLA_VENV := .venv-xla
+XLA_STAMP := $(XLA_VENV)/.installed
+comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak format clean
+.PHONY: help install quickstart test test-xla check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +21,10 @@ quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two wo
 	$(BIN)/raystage train tune_configs/quickstart.yaml
 
 test: $(STAMP) ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/xla
+
+test-xla: $(XLA_STAMP) ## the tests of XLA devices, in an environment of its own (.venv-xla, 8 GB)
+	$(XLA_VENV)/bin/python -m pytest tests/xla
 
 check: $(STAMP) ## lint, formatting, types, import contracts
 	$(BIN)/ruff check .
@@ -50,18 +56,28 @@ format: $(STAMP) ## rewrite the code as the checks want it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove .venv and caches; runs and prepared data stay
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove .venv, .venv-xla and caches; runs and prepared data stay
+	rm -rf $(VENV) $(XLA_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find raystage tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One pip call, so that one resolver run settles everything; its warnings and errors are shown, the dots only say that it lives.
-$(STAMP): pyproject.toml constraints.txt
+define INSTALL
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "raystage needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1); name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
 	  exit 1; }
-	@echo "Installing raystage into $(VENV): some 150 packages, a few minutes the first time"
-	@$(PYTHON) -m venv $(VENV)
+	@echo "Installing raystage into $(dir $@): some $(1) packages, a few minutes the first time"
+	@$(PYTHON) -m venv $(dir $@)
 	@(while sleep 2; kill -0 $$$$ 2>/dev/null; do printf .; done) & \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[dev]'
+	  $(dir $@)bin/python -m pip install --quiet --disable-pip-version-check $(2)
 	@touch $@
 	@echo " done"
+endef
+
+$(STAMP): pyproject.toml constraints.txt
+	$(call INSTALL,150,-c constraints.txt torch -e '.[dev]')
+
+# torch_xla has no release for the pinned torch: the same pins but that one
+$(XLA_STAMP): pyproject.toml constraints.txt
+	@mkdir -p $(dir $@)
+	@grep -v '^torch==' constraints.txt > $(dir $@)constraints.txt
+	$(call INSTALL,170 (8 GB),-c $(dir $@)constraints.txt -e '.[dev$(comma)xla]')

@@ -192,6 +192,12 @@ class WorkerRange:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Tpu:
+    topology: str = Field(min_length=1, description="of a slice, in chips: 4x4")
+    accelerator_type: str = Field(min_length=1, description="as Ray calls it: TPU-V5E, TPU-V6E, ...")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Runtime:
     engine: Literal["ray", "local"] = Field(default="ray", description="ray: Ray Train workers; local: this process, or torchrun's")
     workers: Positive | WorkerRange = Field(
@@ -206,6 +212,11 @@ class Runtime:
     )
     device: Literal["auto", "cpu", "cuda", "xla"] = Field(
         default="auto", description="auto: cuda where there is one; xla: what PJRT_DEVICE names, all devices of a host for one worker"
+    )
+    tpu: Tpu | None = Field(
+        default=None,
+        description="slice of TPUs whose hosts the workers are (device xla); null: one host",
+        json_schema_extra={"allowed": "null or {topology: 4x4, accelerator_type: TPU-V6E}"},
     )
     compile_cache: str | None = Field(
         default="~/.cache/raystage/xla",

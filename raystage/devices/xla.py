@@ -146,7 +146,9 @@ class Xla:
     def programs(self) -> Programs:
         n_compiled, nanoseconds, _ = met.metric_data("CompileTime") or (0, 0.0, None)
         fallbacks = [name for name in met.counter_names() if name.startswith("aten::") and name != _READ]
-        return Programs(n_compiled, nanoseconds / 1e9, tuple(sorted(fallbacks)))
+        n_loaded = met.counter_value("PersistentCacheHit") or 0
+        n_not_loadable = met.counter_value("PersistentCacheDeserializeFailure") or 0
+        return Programs(n_compiled, n_loaded, n_not_loadable, nanoseconds / 1e9, tuple(sorted(fallbacks)))
 
     def peak_bytes(self) -> None:
         return None

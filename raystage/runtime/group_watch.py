@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ray.exceptions import RayError
 
 from raystage.config import Config
-from raystage.runtime.capacity import capacity, places
+from raystage.runtime.capacity import places
 from raystage.runtime.controller_actor import DriverController, Word, Worker
 from raystage.runtime.group import Group
 from raystage.runtime.ray_nodes import ray_nodes
@@ -79,13 +79,13 @@ class GroupWatch:
             return  # the cluster has no time for us at the moment
         ours = Counter(worker.node_id for worker in self.workers.values())
         leaving = any(node.is_leaving and node.node_id in ours for node in nodes)
-        room = min(capacity(nodes, self._group.need, ours), self._group.wanted.high)
+        room = min(self._group.hardware.room(nodes, ours), self._group.wanted.high)
         if leaving:
             self._leave_because("a node in use will be taken away")
         elif min(room, self._room_before) > self._group.n_workers:
             self._leave_because(f"there is room for {plain_lines.workers(room)}")
         elif room > self._group.n_workers:
-            self._spares.prepare(places(nodes, self._group.need, room - self._group.n_workers))
+            self._spares.prepare(places(nodes, self._group.hardware.need, room - self._group.n_workers))
         self._room_before = room
 
     def _leave_because(self, reason: str) -> None:

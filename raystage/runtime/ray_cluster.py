@@ -1,4 +1,4 @@
-"""The Ray cluster that a run joins or starts, and what a worker needs of it."""
+"""The Ray cluster that a run joins or starts."""
 
 import logging
 import os
@@ -7,10 +7,7 @@ from typing import Any
 import ray
 
 from raystage.config import Config, ConfigError
-from raystage.config.schema import Runtime
-from raystage.training.worker_range import workers_of
-
-_MAX_STAGES = 1000
+from raystage.training.worker_range import all_ranges
 
 
 def connect(config: Config) -> None:
@@ -34,22 +31,5 @@ def connect(config: Config) -> None:
         # Ray runs workers at the lowest priority, where any other process halves their speed; they are the job here
         os.environ.setdefault("RAY_worker_niceness", "0")
         # more workers than cores is slow but allowed on one's own machine
-        n_workers = max(workers_of(config, position).high for position in range(_n_stages(config)))
+        n_workers = max(workers.high for workers in all_ranges(config))
         ray.init(address="local", num_cpus=max(os.cpu_count() or 1, n_workers), include_dashboard=False, **quiet)
-
-
-def _n_stages(config: Config) -> int:
-    return len(config.runtime.stage_workers or (None,))
-
-
-def needs_gpu(runtime: Runtime) -> bool:
-    """Whether workers train on a GPU each. Raises ConfigError where there is none."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if runtime.device == "cuda" and not gpus:
-        raise ConfigError("runtime.device=cuda: needs a GPU a worker, and the cluster has none; use cpu or auto")
-    return runtime.device != "cpu" and gpus > 0
-
-
-def worker_need(use_gpu: bool) -> dict[str, float]:
-    """Resources of one worker."""
-    return {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}

@@ -14,12 +14,13 @@ import ray
 
 from raystage.config import Config
 from raystage.runtime.assignment import Assignment
-from raystage.runtime.capacity import capacity, places
+from raystage.runtime.capacity import places
 from raystage.runtime.controller_actor import DriverController, controller_name, start_controller
 from raystage.runtime.engine import EngineError
 from raystage.runtime.group import Group
 from raystage.runtime.group_watch import GroupWatch
-from raystage.runtime.ray_cluster import connect, needs_gpu, worker_need
+from raystage.runtime.hardware import hardware_of
+from raystage.runtime.ray_cluster import connect
 from raystage.runtime.ray_failure import GroupEnd
 from raystage.runtime.ray_fit import Fit
 from raystage.runtime.ray_nodes import ray_nodes
@@ -42,7 +43,7 @@ class RayEngine:
     def __init__(self, config: Config) -> None:
         self._config, self._runtime = config, config.runtime
         connect(config)
-        self._need = worker_need(needs_gpu(self._runtime))
+        self._hardware = hardware_of(config)
         self._stop_asked = threading.Event()
 
     def request_stop(self) -> None:
@@ -58,7 +59,8 @@ class RayEngine:
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
         controller = DriverController(actor, self._runtime.decision_timeout_s)
         restarts = Restarts(assignment.run_dir, self._runtime.max_failures)
-        spares = Spares(None if "GPU" in self._need or not environment_with_imports() else self._runtime.spare_after_s)
+        has_spares = self._hardware.device == "cpu" and environment_with_imports()
+        spares = Spares(self._runtime.spare_after_s if has_spares else None)
         n_before, position = 0, _position(assignment)
         for number in range(1, 1_000_000):
             wanted = workers_of(assignment.config, position)
@@ -66,8 +68,8 @@ class RayEngine:
             if n_workers is None:
                 return False
             controller.begin_group()
-            spares.prepare(places(ray_nodes(), self._need, n_workers))
-            group = Group(number, wanted, n_workers, position, self._need)
+            spares.prepare(places(ray_nodes(), self._hardware.need, n_workers))
+            group = Group(number, wanted, n_workers, position, self._hardware)
             watch = GroupWatch(controller, group, restarts, spares, assignment.config, say)
             end = self._follow(Fit(assignment, group, actor), watch, controller)
             n_before, position = n_workers, watch.position
@@ -101,7 +103,7 @@ class RayEngine:
         """How many workers the next group has; waits while the cluster holds too few. None: a stop was asked for meanwhile."""
         begin_s, said_s = time.monotonic(), -_SAY_EVERY_S
         while not self._stop_asked.is_set():
-            room = capacity(ray_nodes(), self._need, {})
+            room = self._hardware.room(ray_nodes())
             waited_s = time.monotonic() - begin_s
             n_workers = wanted.take(room)
             # what the group before held may not be free yet

@@ -11,7 +11,6 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.train import UserCallback
 
-from raystage.runtime.capacity import capacity
 from raystage.runtime.engine import FatalError
 from raystage.runtime.failures import is_of_peers
 from raystage.runtime.group import Group
@@ -50,7 +49,7 @@ class AnswerFailures(UserCallback):
         """Whether nodes that stay hold as many workers as before."""
         try:
             workers = ray.get(self._controller.workers.remote(), timeout=_ASK_TIMEOUT_S)
-            room = capacity(ray_nodes(), self._group.need, Counter(worker.node_id for worker in workers.values()))
+            room = self._group.hardware.room(ray_nodes(), Counter(worker.node_id for worker in workers.values()))
         except RayError:
             return False
         return room >= self._group.n_workers

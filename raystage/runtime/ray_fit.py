@@ -8,7 +8,9 @@ import ray
 import ray.train
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.backend import BackendConfig
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raystage.config import ConfigError
 from raystage.devices import pick_device
@@ -17,16 +19,17 @@ from raystage.runtime.assignment import Assignment
 from raystage.runtime.controller_actor import ActorController, Worker, join
 from raystage.runtime.engine import FatalError
 from raystage.runtime.group import Group
+from raystage.runtime.hardware import Hardware
 from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedError, end_of, last_line
+from raystage.runtime.ray_pjrt import PjrtConfig
 from raystage.runtime.ray_spare import environment_with_imports
 from raystage.runtime.ray_storage import ray_storage
-from raystage.runtime.worker import run_rank
+from raystage.runtime.worker import cache_of, run_rank
 from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.out_of_memory import RehearsalError
 from raystage.training.ports import Ask, Ending
 from raystage.training.run import FencedError, TrainingError
-from raystage.training.worker_range import Workers
 
 
 class Fit(threading.Thread):
@@ -38,12 +41,13 @@ class Fit(threading.Thread):
         runtime = assignment.config.runtime
         in_place = runtime.max_failures > 0
         n_in_place = -1 if in_place else 0
-        warm = runtime.spare_after_s is not None and not group.use_gpu
-        self._trainer = TorchTrainer(
-            _train_worker,  # type: ignore[arg-type]  # mypy sees the trainer of Ray Train v1
-            train_loop_config={"assignment": assignment, "group": group.wanted, "controller": controller},
-            torch_config=TorchConfig(backend="nccl" if group.use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=group.n_workers, use_gpu=group.use_gpu),
+        hardware = group.hardware
+        warm = runtime.spare_after_s is not None and hardware.device == "cpu"
+        self._trainer = DataParallelTrainer(
+            _train_worker,
+            train_loop_config={"assignment": assignment, "group": group, "controller": controller},
+            backend_config=_backend(hardware),
+            scaling_config=scaling_of(hardware, group.n_workers),
             run_config=RunConfig(
                 name=f"driver-{os.getpid()}-{group.number}",
                 **ray_storage(assignment),
@@ -78,6 +82,22 @@ class Fit(threading.Thread):
         return self._result
 
 
+def scaling_of(hardware: Hardware, n_workers: int) -> ScalingConfig:
+    """What Ray Train is to place the workers on."""
+    return ScalingConfig(  # type: ignore[call-arg]  # mypy sees that of Ray Train v1
+        num_workers=n_workers,
+        use_gpu=hardware.device == "cuda",
+        use_tpu=hardware.has_tpus,
+        topology=hardware.topology,
+        accelerator_type=hardware.accelerator_type,
+        resources_per_worker=dict(hardware.need),
+    )
+
+
+def _backend(hardware: Hardware) -> BackendConfig:
+    return PjrtConfig() if hardware.device == "xla" else TorchConfig(backend="nccl" if hardware.device == "cuda" else "gloo")
+
+
 def _train_worker(settings: dict[str, Any]) -> Ending:
     """Runs on every worker; returns how it ended. Whatever it raises ends the others too, which may wait for it."""
     try:
@@ -86,10 +106,13 @@ def _train_worker(settings: dict[str, Any]) -> Ending:
         raise FatalError(str(error)) from None
 
 
-def _run_worker(assignment: Assignment, group: Workers, ranks: Ranks, controller: Any) -> Ending:
+def _run_worker(assignment: Assignment, group: Group, ranks: Ranks, controller: Any) -> Ending:
     runtime, context = assignment.config.runtime, ray.train.get_context()
     join(controller, ranks.rank, Worker.here())
-    device = pick_device("cuda" if runtime.device != "cpu" and ray.get_gpu_ids() else "cpu", context.get_local_rank())
+    try:
+        device = pick_device(group.hardware.device, context.get_local_rank(), cache_of(runtime))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     handle: list[ActorController] = []
 
@@ -100,4 +123,4 @@ def _run_worker(assignment: Assignment, group: Workers, ranks: Ranks, controller
     def asked(step: int, position: int) -> Ask | None:
         return handle[0].asked(step, position)
 
-    return run_rank(assignment, device, ranks, threads, remote, asked, group)
+    return run_rank(assignment, device, ranks, threads, remote, asked, group.wanted)

@@ -77,8 +77,9 @@ def _slope(check: Record | None, newest: Record) -> str:
 
 def _compiled(record: Record) -> str:
     """What a device has compiled by this step, and the operations that it leaves to the host."""
-    n, seconds = record["n_programs"], units.duration(record["compile_s"])
-    programs = f"{n} {'program' if n == 1 else 'programs'} compiled in {seconds}" if n else ""
+    counts = {"compiled": record["n_compiled"], "loaded from runtime.compile_cache": record["n_loaded"]}
+    programs = ", ".join(f"{n} {'program' if n == 1 else 'programs'} {done}" for done, n in counts.items() if n)
+    programs += f" in {units.duration(record['seconds'])}" if record["n_compiled"] else ""
     names = ", ".join(record["fallbacks"])
     slow = f"warning: the device leaves {names} to the host, and waits for it each time" if names else ""
     return f"by step {record['step']}: " + "; ".join(part for part in (programs, slow) if part)

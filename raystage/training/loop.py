@@ -211,10 +211,8 @@ class Loop:
         """What the device has compiled since the last look: after the preflight there should be nothing more."""
         before, self._programs = self._programs, self._run.device.programs()
         if self._programs != before:
-            new = sorted(set(self._programs.fallbacks) - set(before.fallbacks))
-            n, seconds = self._programs.n_compiled - before.n_compiled, self._programs.seconds - before.seconds
-            attempt = self._run.job.attempt
-            self._run.record({"kind": "compile", "step": step, "n_programs": n, "compile_s": seconds, "fallbacks": new, "attempt": attempt})
+            new = dataclasses.asdict(self._programs.since(before))
+            self._run.record({"kind": "compile", "step": step, **new, "attempt": self._run.job.attempt})
 
     def _measure_probe(self) -> ProbeSums | None:
         if self._signal_probe is None:

@@ -17,6 +17,11 @@ class Workers:
         return min(self.high, capacity) if capacity >= self.low else None
 
 
+def all_ranges(config: Config) -> tuple[Workers, ...]:
+    """Those that any stage may ask for."""
+    return tuple(workers_of(config, position) for position in range(len(config.runtime.stage_workers or (None,))))
+
+
 def workers_of(config: Config, position: int) -> Workers:
     """Those of the stage with `position` changes of the plan behind."""
     listed = config.runtime.stage_workers

@@ -42,6 +42,20 @@ TREE: dict[str, Any] = {
     "tracking": {"mlflow": False},
 }
 
+# of those keys that decide by slope, in a plan of three changes
+SLOPE = [
+    "pacing.rule=slope",
+    "pacing.at=null",
+    "pacing.thresholds={length: -0.9, depth: -0.9, width: -0.9}",
+    "pacing.settle_tokens=0",
+    "pacing.min_dwell_tokens=1024",
+    "pacing.max_dwell_tokens=12800",
+    "pacing.confidence=0.5",
+    "training.duration=240 steps",
+    "training.schedule.kind=constant",
+    "checkpoint.every_steps=40",
+]
+
 
 def write_text(folder: Path) -> Path:
     """Some 80 kB of made prose, a document a file line."""

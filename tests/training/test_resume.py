@@ -15,20 +15,7 @@ from raystage.tracking.records import RunRecords
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.manifest import Manifest
 from tests.gang import processes
-from tests.training.made_run import assign, configure, losses, train_here
-
-SLOPE = [
-    "pacing.rule=slope",
-    "pacing.at=null",
-    "pacing.thresholds={length: -0.9, depth: -0.9, width: -0.9}",
-    "pacing.settle_tokens=0",
-    "pacing.min_dwell_tokens=1024",
-    "pacing.max_dwell_tokens=12800",
-    "pacing.confidence=0.5",
-    "training.duration=240 steps",
-    "training.schedule.kind=constant",
-    "checkpoint.every_steps=40",
-]
+from tests.training.made_run import SLOPE, assign, configure, losses, train_here
 
 
 def decisions(records: RunRecords) -> list[dict[str, object]]:

@@ -1,0 +1,67 @@
+"""What each worker of a run trains on, and what it takes of a cluster."""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import ray
+from ray.util.tpu import get_tpu_worker_resources
+
+from raystage.config import ConfigError
+from raystage.config.schema import Config
+from raystage.runtime.capacity import Node, capacity
+from raystage.training.worker_range import all_ranges
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """`need`: resources of one worker; `slice_hosts`: of a TPU slice, which takes workers for all of its hosts or for none."""
+
+    device: Literal["cpu", "cuda", "xla"]
+    need: Mapping[str, float]
+    slice_hosts: int = 1
+    topology: str | None = None
+    accelerator_type: str | None = None
+
+    @property
+    def has_tpus(self) -> bool:
+        return "TPU" in self.need
+
+    def room(self, nodes: Iterable[Node], ours: Mapping[str, int] | None = None) -> int:
+        """Workers that the nodes hold, those of `ours` by node included."""
+        n_workers = capacity(nodes, self.need, ours or Counter())
+        return n_workers - n_workers % self.slice_hosts
+
+
+def hardware_of(config: Config) -> Hardware:
+    """That of a run on the cluster that this process has joined. Raises ConfigError where it is not there."""
+    runtime, resources = config.runtime, ray.cluster_resources()
+    if runtime.device == "xla":
+        return _tpus(config) if os.environ.get("PJRT_DEVICE", "TPU") == "TPU" and "TPU" in resources else Hardware("xla", {"CPU": 1.0})
+    if runtime.device == "cuda" and not resources.get("GPU"):
+        raise ConfigError("runtime.device=cuda: needs a GPU a worker, and the cluster has none; use cpu or auto")
+    if runtime.device != "cpu" and resources.get("GPU"):
+        return Hardware("cuda", {"CPU": 1.0, "GPU": 1.0})
+    return Hardware("cpu", {"CPU": 1.0})
+
+
+def _tpus(config: Config) -> Hardware:
+    """A worker takes all chips of its host. Raises ConfigError for a slice that does not fit the workers."""
+    tpu, ranges = config.runtime.tpu, all_ranges(config)
+    if tpu is None:
+        if any(workers.high > 1 for workers in ranges):
+            raise ConfigError("runtime.tpu: several workers need a slice; give runtime.tpu={topology: 4x4, accelerator_type: TPU-V6E}")
+        chips = max(node["Resources"].get("TPU", 0.0) for node in ray.nodes())
+        return Hardware("xla", {"CPU": 1.0, "TPU": chips})
+    try:
+        n_hosts, need = get_tpu_worker_resources(tpu.topology, tpu.accelerator_type, num_slices=1)
+    except ValueError as error:
+        raise ConfigError(f"runtime.tpu={{topology: {tpu.topology}, accelerator_type: {tpu.accelerator_type}}}: {error}") from None
+    for workers in ranges:
+        if workers.low % n_hosts or workers.high % n_hosts:
+            raise ConfigError(
+                f"runtime.workers: a slice of {tpu.topology} has a worker on each of its {n_hosts} hosts; give multiples of that"
+            )
+    return Hardware("xla", need, n_hosts, tpu.topology, tpu.accelerator_type)

@@ -1,0 +1,15 @@
+"""What devices promise, as far as it can be seen without them."""
+
+import pytest
+
+from raystage.devices import pick_device
+
+
+def test_xla_says_what_to_install_where_it_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"runtime\.device=xla: torch_xla is not installed here; .*pip install 'raystage\[xla\]'"):
+        pick_device("xla")
+
+
+def test_cuda_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"runtime\.device=cuda: torch sees no CUDA device here"):
+        pick_device("cuda")

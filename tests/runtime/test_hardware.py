@@ -1,0 +1,79 @@
+"""What workers take of a cluster, by its resources."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.train import ScalingConfig
+
+from raystage.config import Config, ConfigError
+from raystage.runtime.capacity import Node
+from raystage.runtime.hardware import Hardware, hardware_of
+from raystage.runtime.ray_fit import scaling_of
+from raystage.runtime.ray_pjrt import PjrtConfig
+from tests.training.made_run import configure
+
+SLICE = "runtime.tpu={topology: 4x4, accelerator_type: TPU-V6E}"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.delenv("PJRT_DEVICE", raising=False)
+
+    def have(**resources: float) -> None:
+        monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Resources": resources}])
+
+    return have
+
+
+def config(folder: Path, *overrides: str) -> Config:
+    return configure(folder, ["runtime.engine=ray", *overrides])
+
+
+def test_a_gpu_a_worker_where_there_is_one(tmp_path: Path, cluster: Any) -> None:
+    cluster(CPU=8.0, GPU=2.0)
+    assert hardware_of(config(tmp_path, "runtime.device=auto")) == Hardware("cuda", {"CPU": 1.0, "GPU": 1.0})
+    assert hardware_of(config(tmp_path, "runtime.device=cpu")) == Hardware("cpu", {"CPU": 1.0})
+    cluster(CPU=8.0)
+    assert hardware_of(config(tmp_path, "runtime.device=auto")) == Hardware("cpu", {"CPU": 1.0})
+    with pytest.raises(ConfigError, match="needs a GPU a worker"):
+        hardware_of(config(tmp_path, "runtime.device=cuda"))
+
+
+def test_xla_takes_the_tpus_of_a_host_or_cpus(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster(CPU=8.0)
+    assert hardware_of(config(tmp_path, "runtime.device=xla")) == Hardware("xla", {"CPU": 1.0})
+    cluster(CPU=8.0, TPU=8.0)
+    one_host = hardware_of(config(tmp_path, "runtime.device=xla"))
+    assert one_host == Hardware("xla", {"CPU": 1.0, "TPU": 8.0})
+    assert scaling_of(one_host, 1).num_tpus_per_worker == 8  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"several workers need a slice; give runtime\.tpu="):
+        hardware_of(config(tmp_path, "runtime.device=xla", "runtime.workers=2"))
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+    assert not hardware_of(config(tmp_path, "runtime.device=xla")).has_tpus
+
+
+def test_a_slice_takes_all_its_hosts_or_none(tmp_path: Path, cluster: Any) -> None:
+    cluster(CPU=8.0, TPU=16.0)
+    hardware = hardware_of(config(tmp_path, "runtime.device=xla", SLICE, "runtime.workers={min: 4, max: 8}"))
+    assert (hardware.slice_hosts, hardware.need) == (4, {"CPU": 1, "TPU": 4})
+    scaling = scaling_of(hardware, 4)
+    assert isinstance(scaling, ScalingConfig)
+    assert (scaling.use_tpu, scaling.topology, scaling.accelerator_type) == (True, "4x4", "TPU-V6E")  # type: ignore[attr-defined]
+    hosts = [Node(str(number), {"CPU": 8.0, "TPU": 4.0}, False) for number in range(7)]
+    assert hardware.room(hosts) == 4, "three hosts of a second slice hold nobody"
+    assert hardware.room(hosts, {"0": 1}) == 8
+    with pytest.raises(ConfigError, match="a worker on each of its 4 hosts; give multiples of that"):
+        hardware_of(config(tmp_path, "runtime.device=xla", SLICE, "runtime.workers=6"))
+    with pytest.raises(ConfigError, match=r"runtime\.tpu=\{topology: 5x7, accelerator_type: TPU-V6E\}"):
+        hardware_of(config(tmp_path, "runtime.device=xla", SLICE.replace("4x4", "5x7"), "runtime.workers=4"))
+
+
+def test_workers_are_told_what_the_driver_says_of_pjrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2", "XRT_TPU_CONFIG": "old"}.items():
+        monkeypatch.setenv(name, value)
+    settings = PjrtConfig().settings
+    assert settings.items() >= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2"}.items()
+    assert not any(name.startswith(("XRT", "FI_")) for name in settings)
