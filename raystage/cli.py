@@ -31,6 +31,9 @@ RunDir = Annotated[
 RunAction = Literal["raise", "grow", "pause", "resume", "stop"]
 ChangeOption = Literal["length", "batch", "depth", "width"]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local, instead of runtime.engine")]
+ProfileOption = Annotated[bool, typer.Option("--profile", help="where the time of a few steps of each stage goes: RUN/profile")]
+
+_PROFILED_STEPS = 3
 
 _terminal = rich.console.Console(highlight=False)
 
@@ -50,9 +53,10 @@ def _key_list(root: type) -> str:
 
 
 @app.command(epilog=_key_list(Config))
-def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption = None) -> None:
+def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption = None, profile: ProfileOption = False) -> None:
     """Train, or go on with, the run that CONFIG names."""
-    settings = load(config, _with_engine(overrides, engine))
+    profiled = [f"runtime.profile_steps={_PROFILED_STEPS}"] if profile else []
+    settings = load(config, [*_with_engine(overrides, engine), *profiled])
     if settings.runtime.engine == "local":
         _train_local(settings)
     else:

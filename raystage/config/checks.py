@@ -103,6 +103,8 @@ def _check_training(config: Config) -> None:
 def _check_device(config: Config) -> None:
     training = config.training
     if config.runtime.device != "xla":
+        if config.runtime.tpu is not None:
+            raise ConfigError(f"runtime.tpu: is for runtime.device=xla, and device is {config.runtime.device}; leave one of them out")
         return
     if training.strategy == "fsdp":
         raise ConfigError("training.strategy=fsdp: is torch's own, which runtime.device=xla does not know; use ddp")

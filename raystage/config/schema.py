@@ -232,6 +232,7 @@ class Runtime:
         ge=0,
         description="[s] of training after which nodes keep a spare process for each CPU worker, for quick restarts; null: none",
     )
+    profile_steps: int = Field(default=0, ge=0, description="[steps] of each stage that rank 0 profiles, into profile/ of the run folder")
     decision_timeout_s: float = Field(default=5.0, gt=0, description="[s] to wait for the controller actor before rank 0 decides by itself")
 
 

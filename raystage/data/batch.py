@@ -98,12 +98,6 @@ def rank_slice(n_sequences: int, rank: int, world_size: int) -> slice:
     return slice(n_sequences * rank // world_size, n_sequences * (rank + 1) // world_size)
 
 
-def alike_size(most_sequences: int, n_share: int, n_devices: int) -> int:
-    """Sequences of every micro-batch where all are to be alike: as many on each device, no more in all than a share of `n_share` needs,
-    nor than `most_sequences`, one on each device apart."""
-    return n_devices * max(1, min(most_sequences // n_devices, -(-n_share // n_devices)))
-
-
 def most_micro_batches(n_sequences: int, world_size: int, micro_batch: int) -> int:
     """Micro-batches of up to `micro_batch` sequences on the rank that has the most: FSDP needs as many passes on every rank."""
     largest_slice = -(-n_sequences // world_size)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raystage.devices.eager import Eager
+from raystage.devices.profile import TorchProfile
 from raystage.devices.ranks import Ranks
 from raystage.devices.reading import flat
 
@@ -45,6 +46,12 @@ class Cpu(Eager):
 
     def read(self, to_sum: list[Tensor], alike: list[Tensor], ranks: Ranks) -> "CpuReading":
         return CpuReading(flat(to_sum), flat(alike), ranks)
+
+    def profile(self) -> TorchProfile:
+        return TorchProfile(on_cuda=False)
+
+    def range(self, name: str) -> contextlib.AbstractContextManager[object]:
+        return torch.profiler.record_function(name)
 
     def synchronize(self) -> None:
         pass

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raystage.devices.eager import Eager
+from raystage.devices.profile import TorchProfile
 from raystage.devices.ranks import Ranks
 from raystage.devices.reading import flat
 
@@ -55,6 +56,15 @@ class Cuda(Eager):
 
     def read(self, to_sum: list[Tensor], alike: list[Tensor], ranks: Ranks) -> "CudaReading":
         return CudaReading(flat(to_sum), flat(alike), ranks)
+
+    def profile(self) -> TorchProfile:
+        return TorchProfile(on_cuda=True)
+
+    @contextlib.contextmanager
+    def range(self, name: str) -> Iterator[None]:
+        """In NVTX too, for Nsight."""
+        with torch.profiler.record_function(name), torch.cuda.nvtx.range(name):
+            yield
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from raystage.devices.profile import Profile
 from raystage.devices.programs import Programs
 from raystage.devices.ranks import Ranks
 from raystage.devices.reading import Reading
@@ -38,7 +39,12 @@ class Device(Protocol):
 
     @property
     def n_devices(self) -> int:
-        """How many devices share each micro-batch of this worker."""
+        """How many devices share each micro-batch."""
+        ...
+
+    @property
+    def n_hosts(self) -> int:
+        """How many workers these devices belong to, which run one program together."""
         ...
 
     def shares(self, ranks: Ranks) -> tuple[int, int]:
@@ -95,6 +101,14 @@ class Device(Protocol):
 
     def programs(self) -> Programs:
         """What has been compiled by now."""
+        ...
+
+    def profile(self) -> Profile:
+        """A profile to start and to stop."""
+        ...
+
+    def range(self, name: str) -> contextlib.AbstractContextManager[object]:
+        """A context whose work has a name in profiles."""
         ...
 
     def peak_bytes(self) -> int | None:

@@ -11,7 +11,7 @@ from raystage.devices.ranks import Ranks
 
 class Eager:
     is_lazy = False
-    n_devices = 1
+    n_devices = n_hosts = 1
 
     def shares(self, ranks: Ranks) -> tuple[int, int]:
         return ranks.rank, ranks.world_size

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from raystage.devices.programs import Programs
 from raystage.devices.ranks import Ranks
+from raystage.devices.xla_profile import XlaProfile
 
 if importlib.util.find_spec("torch_xla") is not None:
     import torch_xla
@@ -64,13 +65,13 @@ class Xla:
     def n_devices(self) -> int:
         return self._n_devices
 
-    def shares(self, ranks: Ranks) -> tuple[int, int]:
-        return (0, 1) if self._is_joined else (ranks.rank, ranks.world_size)
-
     @property
-    def _is_joined(self) -> bool:
-        """Whether the workers' hosts form one slice, and the mesh goes over all of them."""
-        return bool(xr.process_count() > 1)
+    def n_hosts(self) -> int:
+        """Of this slice, where it is one: its mesh goes over all of them."""
+        return int(xr.process_count())
+
+    def shares(self, ranks: Ranks) -> tuple[int, int]:
+        return (0, 1) if self.n_hosts > 1 else (ranks.rank, ranks.world_size)
 
     def prepare(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -91,7 +92,7 @@ class Xla:
 
     @contextlib.contextmanager
     def full_float32(self) -> Iterator[None]:
-        if xr.device_type() != "TPU":  # the others round nothing, and a precision that is set makes programs of its own
+        if xr.device_type() != "TPU":  # the others round nothing
             yield
             return
         usual = torch_xla.backends.get_mat_mul_precision()
@@ -138,6 +139,12 @@ class Xla:
             fetched = concurrent.futures.Future()
             fetched.set_result((ranks.sums(sums), others))
         return XlaReading(fetched)
+
+    def profile(self) -> XlaProfile:
+        return XlaProfile()
+
+    def range(self, name: str) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()  # a name inside a program would make another program
 
     def synchronize(self) -> None:
         self.flush()

@@ -4,20 +4,16 @@ import torch
 from torch import nn
 
 from raystage.config.schema import Config, Training
-from raystage.data.batch import Batch, alike_size, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
+from raystage.data.batch import Batch, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
 from raystage.data.rows import Rows
 from raystage.devices import Device
+from raystage.devices.at_once import sequences_at_once
 from raystage.devices.ranks import Ranks
 
 
 def rows_at_once(config: Config, settings: Training, device: Device, ranks: Ranks) -> int:
-    """Rows of one forward pass at the full context: as many as the token budget holds. The same for validation and for the gate of
-    growth where each shape is a program to compile, and no more than validation needs."""
-    at_once = max(1, settings.micro_batch_tokens // config.model.context_length)
-    if not device.is_lazy:
-        return at_once
-    _, n_shares = device.shares(ranks)
-    return alike_size(at_once, -(-config.validation.rows // n_shares), device.n_devices)
+    """Rows of one forward pass at the full context. The same for validation and for the gate of growth, which share a program."""
+    return sequences_at_once(settings.micro_batch_tokens, config.model.context_length, config.validation.rows, device, ranks)
 
 
 @torch.no_grad()
@@ -35,7 +31,8 @@ def summed_loss(
     for part in batch.split(micro_batch, n_passes, alike=device.is_lazy):
         part = part.on(device.place)
         extra = document_mask(part.inputs_BL, eot_id) if eot_id is not None else ()
-        total += float(trainee(part.inputs_BL, part.targets_BL, *extra).double())
+        with device.full_float32():  # the gate of growth allows no more, and shares its programs with validation
+            total += float(trainee(part.inputs_BL, part.targets_BL, *extra).double())
         tokens += int((part.targets_BL >= 0).sum())
     trainee.train(was_training)
     return total, tokens

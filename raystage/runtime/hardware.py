@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import ray
-from ray.util.tpu import get_tpu_worker_resources
+from ray.util.tpu import get_num_tpu_slices, get_tpu_worker_resources
 
 from raystage.config import ConfigError
 from raystage.config.schema import Config
@@ -32,14 +32,20 @@ class Hardware:
     def room(self, nodes: Iterable[Node], ours: Mapping[str, int] | None = None) -> int:
         """Workers that the nodes hold, those of `ours` by node included."""
         n_workers = capacity(nodes, self.need, ours or Counter())
-        return n_workers - n_workers % self.slice_hosts
+        if self.topology is None or self.accelerator_type is None:
+            return n_workers
+        n_whole = get_num_tpu_slices(self.topology, self.accelerator_type) * self.slice_hosts  # hosts of broken slices hold nobody
+        return min(n_workers, n_whole) // self.slice_hosts * self.slice_hosts
 
 
 def hardware_of(config: Config) -> Hardware:
     """That of a run on the cluster that this process has joined. Raises ConfigError where it is not there."""
     runtime, resources = config.runtime, ray.cluster_resources()
     if runtime.device == "xla":
-        return _tpus(config) if os.environ.get("PJRT_DEVICE", "TPU") == "TPU" and "TPU" in resources else Hardware("xla", {"CPU": 1.0})
+        wants_tpus = os.environ.get("PJRT_DEVICE", "TPU") == "TPU"
+        if runtime.tpu is not None and not wants_tpus:
+            raise ConfigError(f"runtime.tpu: is given, and PJRT_DEVICE={os.environ['PJRT_DEVICE']} says otherwise; leave one of them out")
+        return _tpus(config) if wants_tpus and (runtime.tpu is not None or "TPU" in resources) else Hardware("xla", {"CPU": 1.0})
     if runtime.device == "cuda" and not resources.get("GPU"):
         raise ConfigError("runtime.device=cuda: needs a GPU a worker, and the cluster has none; use cpu or auto")
     if runtime.device != "cpu" and resources.get("GPU"):
@@ -60,8 +66,6 @@ def _tpus(config: Config) -> Hardware:
     except ValueError as error:
         raise ConfigError(f"runtime.tpu={{topology: {tpu.topology}, accelerator_type: {tpu.accelerator_type}}}: {error}") from None
     for workers in ranges:
-        if workers.low % n_hosts or workers.high % n_hosts:
-            raise ConfigError(
-                f"runtime.workers: a slice of {tpu.topology} has a worker on each of its {n_hosts} hosts; give multiples of that"
-            )
+        if n_hosts > 1 and (workers.low, workers.high) != (n_hosts, n_hosts):
+            raise ConfigError(f"runtime.workers: a slice of {tpu.topology} has a worker on each of its {n_hosts} hosts; give that number")
     return Hardware("xla", need, n_hosts, tpu.topology, tpu.accelerator_type)

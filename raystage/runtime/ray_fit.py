@@ -21,7 +21,7 @@ from raystage.runtime.engine import FatalError
 from raystage.runtime.group import Group
 from raystage.runtime.hardware import Hardware
 from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedError, end_of, last_line
-from raystage.runtime.ray_pjrt import PjrtConfig
+from raystage.runtime.ray_pjrt import PjrtConfig, settings_for
 from raystage.runtime.ray_spare import environment_with_imports
 from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.worker import cache_of, run_rank
@@ -95,7 +95,11 @@ def scaling_of(hardware: Hardware, n_workers: int) -> ScalingConfig:
 
 
 def _backend(hardware: Hardware) -> BackendConfig:
-    return PjrtConfig() if hardware.device == "xla" else TorchConfig(backend="nccl" if hardware.device == "cuda" else "gloo")
+    return (
+        PjrtConfig(settings_for(hardware.has_tpus))
+        if hardware.device == "xla"
+        else TorchConfig(backend="nccl" if hardware.device == "cuda" else "gloo")
+    )
 
 
 def _train_worker(settings: dict[str, Any]) -> Ending:

@@ -16,16 +16,17 @@ from ray.train.backend import Backend, BackendConfig
 _SETTINGS = ("PJRT_DEVICE", "CPU_NUM_DEVICES", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "PT_XLA_DEBUG_LEVEL")
 
 
-def settings_here() -> dict[str, str]:
-    """What this process's environment says of PJRT."""
-    return {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+def settings_for(has_tpus: bool) -> dict[str, str]:
+    """What this process's environment says of PJRT. The devices are named in any case: where libtpu is missing PJRT would take CPUs."""
+    given = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    return given | {"PJRT_DEVICE": "TPU" if has_tpus else given.get("PJRT_DEVICE", "CPU")}
 
 
 @dataclasses.dataclass
 class PjrtConfig(BackendConfig):
     """`settings`: environment variables of PJRT for every worker, to be set before it opens its devices."""
 
-    settings: dict[str, str] = dataclasses.field(default_factory=settings_here)
+    settings: dict[str, str]
 
     @property
     def backend_cls(self) -> type[Backend]:

@@ -1,5 +1,6 @@
 """One rank of one attempt: the same code under Ray Train, under torchrun and in a plain process."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,9 @@ def run_rank(
 
 
 def _train(job: Job, resume: Stored | None, device: Device, ranks: Ranks, outside: Outside | None, group: Workers | None) -> Ending:
-    rehearsed = preflight(job, device, ranks) if job.config.training.preflight else None
+    step, position = (resume.manifest.counters.step, resume.manifest.position) if resume else (0, 0)
+    alive = functools.partial(outside.asked, step, position) if outside else lambda: None
+    rehearsed = preflight(job, device, ranks, alive) if job.config.training.preflight else None
     run = Run(job, resume, device, ranks, outside, rehearsed)
     loop = Loop(run, resume, lambda position: group is not None and workers_of(job.config, position) != group)
     try:

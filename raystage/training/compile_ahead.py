@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -16,7 +16,7 @@ from raystage.evaluation.loss import rows_at_once, summed_loss
 from raystage.pacing.stage import Shape
 from raystage.training.job import Job
 from raystage.training.optimizer import largest_second_moment
-from raystage.training.out_of_memory import too_large, within_memory
+from raystage.training.out_of_memory import RehearsalError, too_large, within_memory
 from raystage.training.signal_probe import SignalProbe
 from raystage.training.state import Machinery, assemble
 from raystage.training.step import n_sequences, train_step
@@ -31,25 +31,34 @@ class Ahead:
     compile_s: float
 
 
-def compile_ahead(job: Job, shapes: Sequence[Shape], device: Device, ranks: Ranks) -> Ahead:
+def compile_ahead(job: Job, shapes: Sequence[Shape], device: Device, ranks: Ranks, alive: Callable[[], object]) -> Ahead:
     """Trains two steps of every shape on tokens of no meaning, validates once, and forgets it all but the programs.
 
-    The micro-batch is halved until everything fits. Raises RehearsalError when one sequence on each device is too much.
+    `alive` is called between programs, which may take minutes each. The micro-batch is halved until everything fits, on all ranks alike
+    where they run one program. Raises RehearsalError when one sequence on each device is too much, and, since its peers are waiting for
+    this rank, as soon as memory runs out where each has a program of its own.
     """
-    settings = job.config.training
+    settings, shares = job.config.training, device.shares(ranks)[1]
     while True:
         with device.random_state_kept():
-            seconds = within_memory(functools.partial(_run_all, job, shapes, device, ranks, settings))
+            seconds = within_memory(functools.partial(_run_all, job, shapes, device, ranks, settings, alive))
         gc.collect()
         if seconds is not None:
             return Ahead(settings.micro_batch_tokens, seconds, device.programs().seconds)
-        if settings.micro_batch_tokens < 2 * job.config.model.context_length * device.n_devices:
+        if shares > 1:
+            raise RehearsalError(
+                f"out of memory on {device.name} with training.micro_batch_tokens={settings.micro_batch_tokens}; lower it: workers "
+                "that run programs of their own do not halve it by themselves"
+            )
+        if settings.micro_batch_tokens * device.n_hosts < 2 * job.config.model.context_length * device.n_devices:
             largest = max(shapes, key=lambda shape: (shape.n_layer * shape.d_model**2, shape.seq_len_tokens))
             raise too_large(job.spec(largest), largest.seq_len_tokens, device.name)
         settings = dataclasses.replace(settings, micro_batch_tokens=settings.micro_batch_tokens // 2)
 
 
-def _run_all(job: Job, shapes: Sequence[Shape], device: Device, ranks: Ranks, settings: Training) -> tuple[float, ...]:
+def _run_all(
+    job: Job, shapes: Sequence[Shape], device: Device, ranks: Ranks, settings: Training, alive: Callable[[], object]
+) -> tuple[float, ...]:
     """Seconds of a token of each shape. Sizes in the order of the plan from its end: memory runs out at once if it does."""
     seconds: dict[Shape, float] = {}
     machinery: Machinery | None = None
@@ -61,6 +70,7 @@ def _run_all(job: Job, shapes: Sequence[Shape], device: Device, ranks: Ranks, se
             _evaluate(machinery, job, device, ranks, settings)
         _, seconds[shape] = (_step(machinery, shape, job, device, ranks, settings) for _ in range(2))
         _look(machinery, shape, job, device, ranks, settings)
+        alive()
     return tuple(seconds[shape] for shape in shapes)
 
 
@@ -88,7 +98,7 @@ def _look(machinery: Machinery, shape: Shape, job: Job, device: Device, ranks: R
     config, probed = job.config, []
     if config.pacing.signal == "probe":
         probe = SignalProbe(config, job.corpus.validation_rows(config.model.context_length), device, ranks, job.attention_eot_id)
-        probed = [probe.measure(machinery.trainee, shape.seq_len_tokens, settings.micro_batch_tokens // shape.seq_len_tokens).loss_sums]
+        probed = [probe.measure(machinery.trainee, shape.seq_len_tokens, settings.micro_batch_tokens).loss_sums]
     moment = largest_second_moment(machinery.optimizer)
     device.read(probed, [moment] if moment is not None else [], ranks).result()
 

@@ -28,6 +28,7 @@ from raystage.training.manifest import Manifest
 from raystage.training.optimizer import largest_second_moment, set_learning_rate
 from raystage.training.policy import policy_of
 from raystage.training.ports import Ending
+from raystage.training.profile_steps import StepProfiler
 from raystage.training.run import FencedError, Run
 from raystage.training.signal_probe import ProbeSums, SignalProbe
 from raystage.training.step import train_step
@@ -56,6 +57,8 @@ class Loop:
             if run.config.pacing.signal == "probe"
             else None
         )
+        profiled = run.config.runtime.profile_steps if self._outside else 0
+        self._profiler = StepProfiler(profiled, run.job.run_dir / "profile", run.device)
         self._points: list[Point] = []  # recorded, and not yet sent to the controller
         self._programs = Programs()
         self._bad_step = _first_bad(resume.manifest, run.state.counters.n_rollbacks) if resume else None
@@ -81,7 +84,7 @@ class Loop:
                     return self._leave()
                 if run.progress >= 1.0:
                     break
-                self._train_one_step()
+                self._profiler.around(run.state.position, self._train_one_step)
                 if ending := self._hear():
                     return self._end(ending)
                 self._collect(wait=False)
@@ -118,6 +121,7 @@ class Loop:
 
     def _end(self, ending: Ending) -> Ending:
         """Leaves with a checkpoint; a rollback that is due comes first, or it would be forgotten."""
+        self._profiler.stop()
         self._read_all()
         self._decision = self._emergency(self._run.state.counters.step) or self._decision
         if self._decision is not None and self._decision.trigger == "guard":
@@ -133,7 +137,7 @@ class Loop:
         step, progress = counters.step + 1, run.progress
         if self._config.model.dropout > 0:
             # a step's dropout depends on its number alone, so that a resumed run repeats it
-            run.device.seed((self._config.seed * 1_000_003 + step) * 4099 + self._ranks.rank)
+            run.device.seed((self._config.seed * 1_000_003 + step) * 4099 + run.device.shares(self._ranks)[0])
         lr = run.peak_lr * self._rate_factor(step, progress)
         set_learning_rate(state.machinery.optimizer, lr)
         cut_ = self._next_cut()
@@ -219,7 +223,7 @@ class Loop:
             return None
         state = self._run.state
         length, counters = state.shape.seq_len_tokens, state.counters
-        sums = self._signal_probe.measure(state.machinery.trainee, length, self._run.micro_batch(length))
+        sums = self._signal_probe.measure(state.machinery.trainee, length, self._run.settings.micro_batch_tokens)
         # a forward pass is a third of a step's work
         spent = sum(sums.n_targets) * flops_per_token(state.machinery.spec, length) / 3
         self._run.state = dataclasses.replace(state, counters=dataclasses.replace(counters, flops=counters.flops + spent))
@@ -351,6 +355,7 @@ class Loop:
 
     def _finish(self) -> None:
         run = self._run
+        self._profiler.stop()
         self._collect(wait=True)
         self._resolve()
         self._read_all()

@@ -13,9 +13,10 @@ def forward_backward(machinery: Machinery, batch: Batch, weight: float, device: 
     """The sum of the loss over `batch`, its gradient times `weight` added to the parameters' gradients."""
     batch = batch.on(device.place)
     extra = document_mask(batch.inputs_BL, eot_id) if eot_id is not None else ()
-    with device.autocast(settings.precision):
+    with device.range("forward"), device.autocast(settings.precision):
         loss: Tensor = machinery.wrapped(batch.inputs_BL, batch.targets_BL, *extra)
-    (loss * weight).backward()
+    with device.range("backward"):
+        (loss * weight).backward()
     return loss.detach()
 
 

@@ -40,13 +40,12 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lazy: bool = False) ->
 
 
 def begin_states(model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> None:
-    """AdamW's state before a first step, which it would make in that step: a program that differs from all later ones."""
-    if not isinstance(optimizer, torch.optim.AdamW):
-        return
+    """The state before a first step, all zero, which AdamW and SGD would make in that step: a program that differs from all later ones."""
+    fields = {"AdamW": ("exp_avg", "exp_avg_sq"), "SGD": ("momentum_buffer",) if optimizer.defaults.get("momentum") else ()}
     for p in model.parameters():
-        if not optimizer.state.get(p):
-            zeros = {"step": torch.zeros(()), "exp_avg": torch.zeros(p.shape), "exp_avg_sq": torch.zeros(p.shape)}
-            optimizer.state[p] = {field: place(value) for field, value in zeros.items()}
+        if not optimizer.state.get(p) and (names := fields[type(optimizer).__name__]):
+            state = {name: place(torch.zeros(p.shape)) for name in names}
+            optimizer.state[p] = state | ({"step": place(torch.zeros(()))} if "exp_avg" in state else {})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

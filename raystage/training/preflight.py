@@ -1,6 +1,7 @@
 """Before step 1: the rehearsal of a run's stages, and what follows from it for the run."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from raystage.config.schema import Config, Training
@@ -22,17 +23,18 @@ class Preflight:
     record: dict[str, Any]
 
 
-def preflight(job: Job, device: Device, ranks: Ranks) -> Preflight | None:
+def preflight(job: Job, device: Device, ranks: Ranks, alive: Callable[[], object] = lambda: None) -> Preflight | None:
     """Rehearses the first and the largest stage, all of them where code is compiled. Raises RehearsalError.
 
-    None where the model is sharded: one rank alone cannot run it, and one that runs out of memory would leave the others waiting.
+    `alive`: called now and then, as a sign of life. None where the model is sharded: one rank alone cannot run it, and one that runs out
+    of memory would leave the others waiting.
     """
     if shards(job.config, ranks):
         return None
     settings = job.config.training
     if device.is_lazy:
         shapes = list(dict.fromkeys(plan_of(job.config).shapes()))
-        ahead = compile_ahead(job, shapes, device, ranks)
+        ahead = compile_ahead(job, shapes, device, ranks, alive)
         found = _record(ahead.seconds_per_token, ahead.compile_s, None, shapes, settings, ahead.micro_batch_tokens)
         return Preflight(dataclasses.replace(settings, micro_batch_tokens=ahead.micro_batch_tokens), found)
     shapes = rehearsed_shapes(job.config)

