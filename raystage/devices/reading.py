@@ -19,5 +19,10 @@ class Reading(Protocol):
 
 
 def flat(tensors: list[Tensor]) -> Tensor:
-    """All their numbers in one row, in float64."""
-    return torch.cat([tensor.reshape(-1).double() for tensor in tensors]) if tensors else torch.zeros(0, dtype=torch.float64)
+    """All their numbers in one row, in float64; numbers first, then rows of them."""
+    if not tensors:
+        return torch.zeros(0, dtype=torch.float64)
+    numbers = [tensor for tensor in tensors if tensor.dim() == 0]
+    assert all(tensor.dim() for tensor in tensors[len(numbers) :]), "numbers first"
+    # one call for all of them: each takes microseconds
+    return torch.cat([row.double() for row in ([torch.stack(numbers)] if numbers else []) + tensors[len(numbers) :]])

@@ -28,7 +28,6 @@ RUN = [
     # never reached, so that every check decides and nothing is applied
     "pacing.thresholds={length: -1e-9, depth: -1e-9, width: -1e-9}",
     f"training.duration={STEPS} steps",
-    "training.preflight=false",
     f"validation.every_steps={STEPS}",
     f"checkpoint={{every_steps: {STEPS}, every_minutes: null}}",
 ]
@@ -45,13 +44,21 @@ def run() -> Result:
 def _cost_a_step(folder: Path, name: str) -> float:
     """[s] of CPU time."""
     clock = _Clock()
-    tokens = torch.zeros(8, 16, dtype=torch.int64)
+    batch = Batch(*(torch.zeros(8, 16, dtype=torch.int64) for _ in range(2)))
     loss, norm = torch.tensor(400.0, dtype=torch.float64), torch.tensor(1.0)
     calls = iter(range(1, 2 * STEPS))  # the loss falls for ever, or it would count as saturated
+
+    def read(*_: Any) -> Batch:
+        return batch
+
+    def step(*_: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return loss * next(calls) ** -0.2, norm
+
     pacing = [(loop_module.Loop, part) for part in ("_seen", "_collect", "_boundary", "_carry_out_decisions")]
     with contextlib.ExitStack() as patches:
-        patches.enter_context(mock.patch.object(loop_module, "read_batch", return_value=Batch(tokens, tokens)))
-        patches.enter_context(mock.patch.object(loop_module, "train_step", side_effect=lambda *_: (loss * next(calls) ** -0.2, norm)))
+        # plain functions: a mock keeps all that it was ever called with, and the collector of garbage goes through it
+        patches.enter_context(mock.patch.object(loop_module, "read_batch", read))
+        patches.enter_context(mock.patch.object(loop_module, "train_step", step))
         for owner, part in [*pacing, (StepLog, "add")]:
             patches.enter_context(mock.patch.object(owner, part, clock.running(getattr(owner, part))))
         for owner, part in ((FileRecorder, "metric"), (Run, "save"), (Run, "validate"), (RunFolder, "attempt")):
