@@ -306,7 +306,7 @@ class Loop:
 
     def _record_check(self, check: Check) -> None:
         self._last_check = check if check.stage == self._run.state.position else None
-        self._run.record({"kind": "check", **dataclasses.asdict(check)})
+        self._run.record({"kind": "check", **vars(check)})
         if check.trouble_begins and not check.fired:
             held = Decision("hold", self._run.state.taken, check.step, check.step + 1, "guard", reason=check.reason)
             self._note(held)
