@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from raystage.devices.programs import Programs
 from raystage.devices.ranks import Ranks
-from raystage.devices.xla_profile import XlaProfile
+from raystage.devices.xla_profile import XlaProfile, fallbacks
 
 if importlib.util.find_spec("torch_xla") is not None:
     import torch_xla
@@ -31,7 +31,6 @@ if importlib.util.find_spec("torch_xla") is not None:
     import torch_xla.runtime as xr
 
 _DATA = "data"  # the only axis of the mesh
-_READ = "aten::_local_scalar_dense"  # a number read by the host, which it asked for
 
 
 def open_xla(cache: Path | None) -> "Xla":
@@ -83,9 +82,11 @@ class Xla:
     @contextlib.contextmanager
     def random_state_kept(self) -> Iterator[None]:
         state = xm.get_rng_state(str(self.torch_device))
-        with torch.random.fork_rng(devices=[]):
-            yield
-        xm.set_rng_state(state, str(self.torch_device))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                yield
+        finally:
+            xm.set_rng_state(state, str(self.torch_device))
 
     def autocast(self, precision: Literal["float32", "bf16"]) -> contextlib.AbstractContextManager[object]:
         return torch.autocast("xla", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
@@ -152,10 +153,9 @@ class Xla:
 
     def programs(self) -> Programs:
         n_compiled, nanoseconds, _ = met.metric_data("CompileTime") or (0, 0.0, None)
-        fallbacks = [name for name in met.counter_names() if name.startswith("aten::") and name != _READ]
         n_loaded = met.counter_value("PersistentCacheHit") or 0
         n_not_loadable = met.counter_value("PersistentCacheDeserializeFailure") or 0
-        return Programs(n_compiled, n_loaded, n_not_loadable, nanoseconds / 1e9, tuple(sorted(fallbacks)))
+        return Programs(n_compiled, n_loaded, n_not_loadable, nanoseconds / 1e9, fallbacks())
 
     def peak_bytes(self) -> None:
         return None

@@ -17,6 +17,12 @@ _SECONDS = {
     "copies to the host": ("TransferFromDeviceTime",),
 }
 _BYTES = {"to the device": ("OutboundData",), "to the host": ("InboundData",)}
+_READ = "aten::_local_scalar_dense"  # a number read by the host, which it asked for
+
+
+def fallbacks() -> tuple[str, ...]:
+    """Operations that the device has left to the host in this process, by name."""
+    return tuple(sorted(name for name in met.counter_names() if name.startswith("aten::") and name != _READ))
 
 
 class XlaProfile:
@@ -39,8 +45,7 @@ class XlaProfile:
         for name in _BYTES:
             times, n_bytes = self._since(name)
             lines.append(f"{f'bytes {name}':<42} {times:>10d} {n_bytes:>14,.0f}")
-        fallbacks = sorted(name for name in met.counter_names() if name.startswith("aten::"))
-        lines += ["", f"left to the host since the process began: {', '.join(fallbacks) or 'nothing'}"]
+        lines += ["", f"left to the host since the process began: {', '.join(fallbacks()) or 'nothing'}"]
         return "\n".join(lines)
 
     def save_trace(self, path: Path) -> None:

@@ -73,13 +73,13 @@ class GroupWatch:
     def _look_at_nodes(self) -> None:
         if not self._all_began():
             return  # not all of them have begun
+        ours = Counter(worker.node_id for worker in self.workers.values())
         try:
             nodes = ray_nodes()
+            room = min(self._group.hardware.room(nodes, ours), self._group.wanted.high)
         except RayError:
             return  # the cluster has no time for us at the moment
-        ours = Counter(worker.node_id for worker in self.workers.values())
         leaving = any(node.is_leaving and node.node_id in ours for node in nodes)
-        room = min(self._group.hardware.room(nodes, ours), self._group.wanted.high)
         if leaving:
             self._leave_because("a node in use will be taken away")
         elif min(room, self._room_before) > self._group.n_workers:

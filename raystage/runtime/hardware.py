@@ -29,6 +29,11 @@ class Hardware:
     def has_tpus(self) -> bool:
         return "TPU" in self.need
 
+    @property
+    def keeps_spares(self) -> bool:
+        """Whether its workers may be processes that have imported everything before they are given their device."""
+        return self.device == "cpu"
+
     def room(self, nodes: Iterable[Node], ours: Mapping[str, int] | None = None) -> int:
         """Workers that the nodes hold, those of `ours` by node included."""
         n_workers = capacity(nodes, self.need, ours or Counter())

@@ -59,7 +59,7 @@ class RayEngine:
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
         controller = DriverController(actor, self._runtime.decision_timeout_s)
         restarts = Restarts(assignment.run_dir, self._runtime.max_failures)
-        has_spares = self._hardware.device == "cpu" and environment_with_imports()
+        has_spares = self._hardware.keeps_spares and environment_with_imports()
         spares = Spares(self._runtime.spare_after_s if has_spares else None)
         n_before, position = 0, _position(assignment)
         for number in range(1, 1_000_000):

@@ -42,7 +42,7 @@ class Fit(threading.Thread):
         in_place = runtime.max_failures > 0
         n_in_place = -1 if in_place else 0
         hardware = group.hardware
-        warm = runtime.spare_after_s is not None and hardware.device == "cpu"
+        warm = runtime.spare_after_s is not None and hardware.keeps_spares
         self._trainer = DataParallelTrainer(
             _train_worker,
             train_loop_config={"assignment": assignment, "group": group, "controller": controller},

@@ -51,7 +51,7 @@ def _change_stage(run: Run, decision: Decision, save: Save) -> None:
         before = functools.partial(save, f"before-{run.state.position + 1}", pinned=True, frozen=True)
         try:
             grown, report = apply_growth(run.state, decision, run.config, run.job.duration, run.device, run.ranks, run.gate_loss)
-        except Exception:
+        except Exception:  # raised again: whatever ended the growth, the state before it is worth keeping
             if not shards(run.config, run.ranks):
                 before()  # of shards every rank has to write its own, and the others may still be growing
             raise

@@ -19,7 +19,7 @@ from raystage.training.optimizer import largest_second_moment
 from raystage.training.out_of_memory import RehearsalError, too_large, within_memory
 from raystage.training.signal_probe import SignalProbe
 from raystage.training.state import Machinery, assemble
-from raystage.training.step import n_sequences, train_step
+from raystage.training.step import n_sequences_of, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +38,13 @@ def compile_ahead(job: Job, shapes: Sequence[Shape], device: Device, ranks: Rank
     where they run one program. Raises RehearsalError when one sequence on each device is too much, and, since its peers are waiting for
     this rank, as soon as memory runs out where each has a program of its own.
     """
-    settings, shares = job.config.training, device.shares(ranks)[1]
+    settings, shares, before = job.config.training, device.shares(ranks)[1], device.programs()
     while True:
         with device.random_state_kept():
             seconds = within_memory(functools.partial(_run_all, job, shapes, device, ranks, settings, alive))
         gc.collect()
         if seconds is not None:
-            return Ahead(settings.micro_batch_tokens, seconds, device.programs().seconds)
+            return Ahead(settings.micro_batch_tokens, seconds, device.programs().since(before).seconds)
         if shares > 1:
             raise RehearsalError(
                 f"out of memory on {device.name} with training.micro_batch_tokens={settings.micro_batch_tokens}; lower it: workers "
@@ -75,7 +75,7 @@ def _run_all(
 
 
 def _step(machinery: Machinery, shape: Shape, job: Job, device: Device, ranks: Ranks, settings: Training) -> float:
-    n = n_sequences(shape, settings, job.config.model.context_length)
+    n = n_sequences_of(shape, settings, job.config.model.context_length)
     mine = range(n)[rank_slice(n, *device.shares(ranks))]
     batch = _zeros(len(mine) or 1, shape.seq_len_tokens)
     n_tokens = n * shape.seq_len_tokens

@@ -25,7 +25,7 @@ from raystage.training.saver import Saver
 from raystage.training.sharding import shards
 from raystage.training.stage_model import peak_lr
 from raystage.training.start import start_state
-from raystage.training.step import n_sequences
+from raystage.training.step import n_sequences_of
 
 
 class TrainingError(RuntimeError):
@@ -84,7 +84,7 @@ class Run:
     @property
     def n_sequences(self) -> int:
         """Sequences of a step, over all ranks."""
-        return n_sequences(self.state.shape, self.settings, self.config.model.context_length)
+        return n_sequences_of(self.state.shape, self.settings, self.config.model.context_length)
 
     @property
     def peak_lr(self) -> float:

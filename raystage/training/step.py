@@ -55,7 +55,7 @@ def train_step(
     return total, grad_norm
 
 
-def n_sequences(shape: Shape, settings: Training, context_length: int) -> int:
+def n_sequences_of(shape: Shape, settings: Training, context_length: int) -> int:
     """Sequences of a stage's step, over all ranks."""
     length = shape.seq_len_tokens if settings.batch_rule == "tokens" else context_length
     return max(1, shape.batch_tokens // length)
