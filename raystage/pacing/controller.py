@@ -1,7 +1,9 @@
 """The controller: a pure function from the losses seen so far to the decision, if any, of the latest check."""
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Iterable
+from operator import attrgetter
 
 from raystage.pacing import curve
 from raystage.pacing.curve import Bin
@@ -95,12 +97,11 @@ def _advance(policy: Policy, state: State, group: list[Point]) -> tuple[State, C
     )
     if last.step % policy.check_every_steps:
         return state, None
+    was_unstable = state.unstable
     state, unstable = _close_interval(policy, state)
-    if not unstable and not state.unstable and not _looks(policy, state):
+    if not unstable and not was_unstable and not _looks(policy, state):
         return state, None
-    begins = unstable is not None and not state.unstable
-    state, check = _check(policy, dataclasses.replace(state, unstable=unstable is not None), unstable, last.held)
-    return state, dataclasses.replace(check, trouble_begins=begins)
+    return _check(policy, state, unstable, trouble_begins=unstable is not None and not was_unstable, held=last.held)
 
 
 def _looks(policy: Policy, state: State) -> bool:
@@ -125,17 +126,16 @@ def _at_rest(policy: Policy, state: State) -> bool:
 
 def _close_interval(policy: Policy, state: State) -> tuple[State, Unstable | None]:
     interval, new = state.open, state.open.bin()
-    state = dataclasses.replace(state, open=Interval())
     if interval.n_steps == 0:
-        return state, None
+        return dataclasses.replace(state, open=Interval(), unstable=False), None
     settled = state.tokens_seen - state.stage_start_tokens > policy.settle_tokens
     guard, unstable = judge(policy.guard, state.guard, interval, settled)
     fits = new is not None and new.tokens_seen - state.stage_start_tokens > policy.settle_tokens
     bins = curve.append(state.bins, new) if new is not None and fits else state.bins
-    return dataclasses.replace(state, guard=guard, bins=bins), unstable
+    return dataclasses.replace(state, open=Interval(), guard=guard, bins=bins, unstable=unstable is not None), unstable
 
 
-def _check(policy: Policy, state: State, unstable: Unstable | None, held: bool) -> tuple[State, Check]:
+def _check(policy: Policy, state: State, unstable: Unstable | None, trouble_begins: bool, held: bool) -> tuple[State, Check]:
     verdicts, estimate = _verdicts(policy, state, unstable, held)
     verdict = next((v for v in verdicts if v.trigger), None) or _nearest(policy, verdicts)
     in_a_row = [0] * (len(state.taken) + 1)
@@ -157,6 +157,7 @@ def _check(policy: Policy, state: State, unstable: Unstable | None, held: bool) 
         in_a_row=in_a_row[candidate.slot] if candidate else 0,
         fired=decision is not None,
         reason=verdict.reason,
+        trouble_begins=trouble_begins,
     )
     looked_at_tokens = state.tokens_seen - state.stage_start_tokens
     return dataclasses.replace(state, in_a_row=tuple(in_a_row), pending=decision or state.pending, looked_at_tokens=looked_at_tokens), check
@@ -268,7 +269,8 @@ def _window(policy: Policy, state: State) -> tuple[Bin, ...]:
     start = state.stage_start_tokens + policy.settle_tokens
     cut = state.tokens_seen - policy.window_fraction * (state.tokens_seen - start)
     oldest = state.bins[-1].log_x - MAX_WINDOW_DECADES
-    return tuple(b for b in state.bins if b.tokens_seen >= cut and b.log_x >= oldest)
+    begin = max(bisect_left(state.bins, cut, key=attrgetter("tokens_seen")), bisect_left(state.bins, oldest, key=attrgetter("log_x")))
+    return state.bins[begin:]
 
 
 def _settled_rate(policy: Policy, window: tuple[Bin, ...]) -> tuple[Bin, ...]:
