@@ -15,7 +15,8 @@ EXPONENT, EXPONENT_DEVIATION = 0.28, 0.15
 _LEAST_EXPONENT, _MOST_EXPONENT = 0.05, 1.0
 _HUBER = 1.345  # 95% as sure as least squares under normal noise (Huber 1964)
 _MAX_AUTOCORRELATION = 0.95
-_ROUNDS = 4
+_MOST_ROUNDS = 4
+_CONVERGED = 0.01  # of the exponent in a round: what further ones change is within a tenth of the standard error
 _DISAGREEMENT = 3.0  # standard errors between two estimates that noise seldom makes
 
 
@@ -64,7 +65,7 @@ def estimate_slope(log_x: Array, log_loss: Array, threshold: float) -> SlopeEsti
     usual = threshold * _median(loss)  # d loss / d log x at a slope of `threshold`
     exponent, error_scale, r = EXPONENT, 0.0, 0.0
     weights = np.ones(n)
-    for i in range(_ROUNDS):
+    for i in range(_MOST_ROUNDS):
         columns = _columns(distance, exponent)
         precision, target = _normal_equations(columns, loss, weights, error_scale, usual, usual * (EXPONENT - exponent))
         fitted = _solve(precision, target)
@@ -76,6 +77,8 @@ def estimate_slope(log_x: Array, log_loss: Array, threshold: float) -> SlopeEsti
         if i > 0:  # the first round has no weight on the prior
             step = float(fitted[2]) / min(float(fitted[1]), 0.25 * usual)
             exponent = min(max(exponent + step, _LEAST_EXPONENT), _MOST_EXPONENT)
+            if abs(step) < _CONVERGED:
+                break
     precision, target = _normal_equations(_columns(distance, exponent), loss, weights, error_scale, usual, usual * (EXPONENT - exponent))
     covariance = _solve(precision, np.eye(3))
     level, gradient, _ = covariance @ target
