@@ -10,7 +10,7 @@ XLA_STAMP := $(XLA_VENV)/.installed
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-xla check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak format clean
+.PHONY: help install quickstart test test-xla test-cuda check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,10 +21,13 @@ quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two wo
 	$(BIN)/raystage train tune_configs/quickstart.yaml
 
 test: $(STAMP) ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/xla
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/xla --ignore tests/cuda
 
 test-xla: $(XLA_STAMP) ## the tests of XLA devices, in an environment of its own (.venv-xla, 8 GB)
 	$(XLA_VENV)/bin/python -m pytest tests/xla
+
+test-cuda: $(STAMP) ## the tests of CUDA devices, on a machine that has one
+	$(BIN)/python -m pytest tests/cuda
 
 check: $(STAMP) ## lint, formatting, types, import contracts
 	$(BIN)/ruff check .

@@ -222,6 +222,7 @@ class Runtime:
         default="~/.cache/raystage/xla",
         description="folder on every node for XLA's compiled programs, for later starts; null: none",
     )
+    deterministic: bool = Field(default=False, description="the same bits each time on a GPU too, where faster algorithms are not")
     threads_per_worker: Positive | None = Field(default=None, description="[threads] of a CPU worker; null: the machine's cores shared out")
     address: str | None = Field(default=None, description="of a Ray cluster; null: RAY_ADDRESS, else one started for this run")
     max_failures: int = Field(default=3, ge=0, description="[restarts] after failures in a row without a new step, before the run fails")

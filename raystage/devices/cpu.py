@@ -23,7 +23,7 @@ class Cpu(Eager):
     def name(self) -> str:
         return platform.processor() or platform.machine()
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, deterministic: bool) -> None:
         torch.set_num_threads(threads)
 
     def random_state_kept(self) -> contextlib.AbstractContextManager[object]:

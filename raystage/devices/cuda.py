@@ -1,6 +1,7 @@
 """One CUDA device a worker: nccl between ranks."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Literal
 
@@ -25,10 +26,13 @@ class Cuda(Eager):
     def name(self) -> str:
         return torch.cuda.get_device_name(self.torch_device)
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, deterministic: bool) -> None:
         torch.set_num_threads(threads)
         torch.cuda.set_device(self.torch_device)
         torch.set_float32_matmul_precision("high")
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(deterministic)
 
     def random_state_kept(self) -> contextlib.AbstractContextManager[object]:
         return torch.random.fork_rng(devices=[self.torch_device])

@@ -51,8 +51,8 @@ class Device(Protocol):
         """Which share of a batch this rank computes, and how many shares there are: a rank's, or all of it where ranks run one program."""
         ...
 
-    def prepare(self, threads: int) -> None:
-        """Settings of this process: threads, numerics."""
+    def prepare(self, threads: int, deterministic: bool) -> None:
+        """Settings of this process: threads, numerics. `deterministic`: the same bits each time, where that costs speed."""
         ...
 
     def seed(self, number: int) -> None:

@@ -72,7 +72,7 @@ class Xla:
     def shares(self, ranks: Ranks) -> tuple[int, int]:
         return (0, 1) if self.n_hosts > 1 else (ranks.rank, ranks.world_size)
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, deterministic: bool) -> None:
         torch.set_num_threads(threads)
 
     def seed(self, number: int) -> None:

@@ -62,7 +62,7 @@ def run_rank(
 
     `group`: the range that this group of workers was made for; where a stage is for another one, it is left.
     """
-    device.prepare(threads)
+    device.prepare(threads, assignment.config.runtime.deterministic)
     storage = RunStorage(assignment.config, assignment.run_dir)
     folder = storage.folder
     corpus = corpus_on_every_node(assignment.config.data, assignment.corpus_folder, ranks, storage.patience)
