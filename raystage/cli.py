@@ -242,7 +242,7 @@ def _train_local(settings: Config) -> None:
 
 def _finish(outcome: "Outcome") -> None:
     if outcome.products is None:
-        _say(f"stopped with a checkpoint; the same command goes on ({outcome.folder.path})")
+        _say(f"stopped with a checkpoint; the same command goes on, past training.stop_at with a larger one ({outcome.folder.path})")
         return
     facts = outcome.products.sample_facts or {}
     if "share_of_python" in facts:

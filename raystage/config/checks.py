@@ -87,6 +87,10 @@ def _check_training(config: Config) -> None:
         parse_duration(training.duration)
     except ValueError as error:
         raise ConfigError(f"training.duration={training.duration!r}: must be {error}") from None
+    try:
+        parse_duration(training.stop_at or training.duration)
+    except ValueError as error:
+        raise ConfigError(f"training.stop_at={training.stop_at!r}: must be {error}, or null") from None
     if training.batch_tokens % context:
         near = max(1, round(training.batch_tokens / context)) * context
         raise ConfigError(

@@ -135,6 +135,11 @@ class Schedule:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Training:
     duration: str = Field(default="2e6 tokens", description="budget of the run: a number and 'steps', 'tokens', 'flops' or 'hours'")
+    stop_at: str | None = Field(
+        default=None,
+        description="where the run stops with a checkpoint, its schedules still those of the duration: a number and a unit like there; "
+        "a larger one goes on; null: at the end of the duration",
+    )
     batch_tokens: Positive = Field(default=8192, description="[tokens] of one step over all workers, at the full context length")
     batch_rule: Literal["tokens", "sequences"] = Field(default="tokens", description="what stays constant when the length changes")
     batch_lr: Literal["constant", "sqrt"] = Field(

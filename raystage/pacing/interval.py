@@ -36,7 +36,7 @@ class Interval:
 
     def plus(self, policy: Policy, points: Sequence[Point]) -> "Interval":
         """With more steps; one whose loss or gradient is not finite is left to the rollback that follows it."""
-        finite = [p for p in points if math.isfinite(p.loss) and math.isfinite(p.grad_norm)]
+        finite = [p for p in points if p.is_finite]
         if not finite:
             return self
         moments = [m for m in (self.second_moment, *(p.second_moment for p in finite)) if m is not None]

@@ -34,6 +34,11 @@ class Point:
     probe_loss: float | None = None
     second_moment: float | None = None
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are: the gradient ruins the weights, the loss tells only a step later."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
     def to_json(self) -> dict[str, Any]:
         # JSON has no NaN
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in vars(self).items()}

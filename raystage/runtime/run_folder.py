@@ -15,7 +15,7 @@ from raystage.storage.address import is_uri, local_folder_of
 
 # keys that may change between the attempts of one run: they move no loss of a step
 _MAY_CHANGE = (
-    *("runtime.", "tracking.", "sample.", "checkpoint.", "storage", "training.duration", "training.strategy"),
+    *("runtime.", "tracking.", "sample.", "checkpoint.", "storage", "training.duration", "training.stop_at", "training.strategy"),
     *("data.cache_dir", "data.node_cache_dir", "data.processes"),
 )
 _ATTEMPT, _LOCK, _CONFIG, _CHANGES = "attempt", "lock", "config.yaml", "config_changes.jsonl"

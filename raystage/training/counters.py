@@ -84,8 +84,12 @@ class Counters:
 
     def progress(self, duration: Duration) -> float:
         """Share of the duration done; 1 or more when the run is over."""
+        return self.share_of(duration) / self.duration_share
+
+    def share_of(self, budget: Duration) -> float:
+        """Share of a budget spent."""
         done = {"steps": self.step, "tokens": self.tokens_seen, "flops": self.flops, "hours": self.elapsed_s / 3600}
-        return done[duration.unit] / (duration.amount * self.duration_share)
+        return done[budget.unit] / budget.amount
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "place": self.place.to_json()}

@@ -5,11 +5,11 @@ begin their way to the host, rank 0 learns the controller's answer to those of t
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+from raystage.config.duration import parse_duration
 from raystage.data.batch import Cut, cut, fingerprint, rank_slice, read_batch
 from raystage.data.order import RowOrder
 from raystage.devices.programs import Programs
@@ -24,7 +24,6 @@ from raystage.training.control import Orders, share_ending, share_orders
 from raystage.training.coordinator import Coordinator
 from raystage.training.decision_record import Moment, record_of
 from raystage.training.learning_rate import learning_rate_factor, rewarm_factor
-from raystage.training.manifest import Manifest
 from raystage.training.optimizer import largest_second_moment, set_learning_rate
 from raystage.training.policy import policy_of
 from raystage.training.ports import Ending
@@ -61,7 +60,7 @@ class Loop:
         self._profiler = StepProfiler(profiled, run.job.run_dir / "profile", run.device)
         self._points: list[Point] = []  # recorded, and not yet sent to the controller
         self._programs = Programs()
-        self._bad_step = _first_bad(resume.manifest, run.state.counters.n_rollbacks) if resume else None
+        self._bad_step = resume.manifest.first_bad_step if resume else None
         self._last_check: Check | None = None
         self._first_step = step = run.state.counters.step
         # an interval that another group began counts from its own boundary
@@ -80,6 +79,8 @@ class Loop:
             if self._wants_others(run.state.position):
                 return self._leave()  # the group was made for another stage: what followed this checkpoint was lost, or rolled back
             while run.progress < 1.0:
+                if self._has_reached_its_stop():
+                    return self._stop_here()
                 if self._carry_out_decisions() and self._wants_others(run.state.position):
                     return self._leave()
                 if run.progress >= 1.0:
@@ -118,6 +119,17 @@ class Loop:
         """For the workers of another stage, who begin with the checkpoint that every change leaves; tells outside which stage it is."""
         self._asked()
         return "left"
+
+    def _has_reached_its_stop(self) -> bool:
+        stop_at = self._config.training.stop_at
+        return stop_at is not None and self._run.state.counters.share_of(parse_duration(stop_at)) >= 1.0
+
+    def _stop_here(self) -> Ending:
+        """With a validation of where it stands, once."""
+        if self._run.state.counters.step not in (self._first_step, self._run.validated_step):
+            self._read_all()
+            self._run.validate(stage_end=False)
+        return self._end("stopped")
 
     def _end(self, ending: Ending) -> Ending:
         """Leaves with a checkpoint; a rollback that is due comes first, or it would be forgotten."""
@@ -379,12 +391,6 @@ class Loop:
         state = self._run.state
         start = State.at(state.taken, state.counters.step, state.counters.tokens_seen, state.counters.n_rollbacks)
         return Coordinator(self._policy, start, (), remote)
-
-
-def _first_bad(manifest: Manifest, n_rollbacks: int) -> int | None:
-    """The first of the points on their way whose loss or gradient is not finite, and which no rollback has answered yet."""
-    bad = (p for p in manifest.unresolved if p.n_rollbacks == n_rollbacks and not (math.isfinite(p.loss) and math.isfinite(p.grad_norm)))
-    return next((p.step for p in bad), None)
 
 
 def _crosses(every: int, before: int, after: int) -> bool:

@@ -51,6 +51,12 @@ class Manifest:
         """How many changes of the plan lie behind."""
         return sum(self.taken)
 
+    @property
+    def first_bad_step(self) -> int | None:
+        """Of the unresolved points, the first that is not finite, and that no rollback has answered yet."""
+        ours = (p for p in self.unresolved if p.n_rollbacks == self.counters.n_rollbacks)
+        return next((p.step for p in ours if not p.is_finite), None)
+
     def to_json(self) -> str:
         tree = {
             **dataclasses.asdict(self),

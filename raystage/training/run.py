@@ -68,6 +68,7 @@ class Run:
         self.saver = Saver(self.store, self.config.checkpoint, ranks, mirror, patience)
         self.state, self.decisions = start_state(job, resume, device, ranks)
         self.val_loss = resume.manifest.val_loss if resume else None
+        self.validated_step: int | None = None  # in this attempt, the last
         self.saved_s = self._started_s = time.perf_counter()
         self._elapsed_before_s = self.state.counters.elapsed_s
 
@@ -110,6 +111,7 @@ class Run:
             rows_at_once(self.config, self.settings, self.device, self.ranks),
             self.job.attention_eot_id,
         )
+        self.validated_step = self.state.counters.step
         self.record({"kind": "val", "step": self.state.counters.step, **self.stamp(), "val_loss": self.val_loss, "stage_end": stage_end})
 
     def gate_loss(self, trainee: nn.Module) -> float:

@@ -1,7 +1,6 @@
 """The steps since the last boundary: their losses stay on the device, and are read while it works on."""
 
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -36,8 +35,8 @@ class Read:
 
     @property
     def first_bad_step(self) -> int | None:
-        """The first step whose loss or gradient is not finite; the gradient ruins the weights, the loss tells only a step later."""
-        return next((p.step for p in self.points if not (math.isfinite(p.loss) and math.isfinite(p.grad_norm))), None)
+        """The first step whose loss or gradient is not finite."""
+        return next((p.step for p in self.points if not p.is_finite), None)
 
 
 class StepLog:

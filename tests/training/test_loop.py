@@ -56,6 +56,22 @@ def test_durations(folder: Path, duration: str, steps: int | None) -> None:
         assert 0.0002 * 3600 <= records.ends[0]["time_s"] < 20
 
 
+@pytest.mark.parametrize(("stop_at", "step"), [("40 steps", 40), ("9500 tokens", 38), ("1e9 flops", None)])
+def test_a_run_stops_where_it_is_told_and_goes_on_as_if_it_had_not(folder: Path, stop_at: str, step: int | None) -> None:
+    """The schedules are those of the whole duration; there is one validation at the stop, also where one was due."""
+    alone = train_here(configure(folder, ["name=unstopped"]))
+    config = configure(folder, [f"name=stops-{step}", f"training.stop_at={stop_at}"])
+    first = train_here(config)
+    last = first.train[-1]
+    assert last["step"] == step or (step is None and last["flops"] >= 1e9 > first.train[-2]["flops"])
+    assert [v["step"] for v in first.val].count(last["step"]) == 1
+    assert not first.ends
+    assert losses(train_here(config)) == losses(first), "already there"
+    records = train_here(configure(folder, [f"name=stops-{step}"]))
+    assert losses(records) == losses(alone)
+    assert {v["step"]: v["val_loss"] for v in alone.val}.items() <= {v["step"]: v["val_loss"] for v in records.val}.items()
+
+
 def test_micro_batches_and_document_masks_change_how_not_what(folder: Path) -> None:
     plain = losses(train_here(configure(folder, ["name=plain", "training.duration=12 steps"])))
     micro = losses(train_here(configure(folder, ["name=micro", "training.duration=12 steps", "training.micro_batch_tokens=32"])))
