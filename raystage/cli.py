@@ -16,6 +16,7 @@ from raystage.config import Config, ConfigError, load
 from raystage.config.grow import Grow, read_target
 from raystage.config.reference import key_table
 from raystage.config.replay import Replay, read_pacing
+from raystage.config.search import Search, read_search
 
 if TYPE_CHECKING:
     from raystage.data.corpus import Corpus
@@ -61,6 +62,29 @@ def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption 
         _train_local(settings)
     else:
         _train_on_ray(settings)
+
+
+@app.command(epilog=_key_list(Search))
+def tune(
+    search: Annotated[Path, typer.Argument(metavar="SEARCH", help="YAML file, like tune_configs/search/quickstart.yaml")],
+    overrides: Overrides = None,
+) -> None:
+    """Search the pacing of a run, or go on with the search that SEARCH names; leaves best.yaml, which train takes."""
+    settings, space, base = read_search(search, overrides or ())
+    from raystage.tracking.preparing import preparing
+    from raystage.tuning.search import run_search
+    from raystage.tuning.trial_table import TrialView
+
+    with _engine_errors(), preparing(_terminal) as progress, TrialView(_terminal) as view:
+        found = run_search(settings, space, base, progress, _say, view.show)
+    _say(f"search: {found.summary}")
+    if found.best is not None:
+        _say(f"best:   {found.best} ({', '.join(f'{key}={value}' for key, value in found.summary.chosen or ())})")
+    _say(f"report: {found.page}")
+    if not found.finished:
+        _say("stopped before its end; the same command goes on")
+    if found.best is None:
+        _fail("every point was rejected; the report says why: widen the space, or loosen constraints", 1)
 
 
 @app.command()

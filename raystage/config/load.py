@@ -45,15 +45,23 @@ def from_tree(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
 
 def validated(root: type[Root], tree: Mapping[str, Any], overrides: Iterable[str], help_command: str) -> Root:
     """A configuration class filled from a nested mapping with overrides, each key by itself checked. Raises ConfigError."""
-    merged = plain(tree, "configuration")
-    for override in overrides:
-        _apply(merged, override)
-    merged = plain(merged, "configuration")  # overrides nest too
+    merged = applied(tree, overrides)
     try:
         # Strict, so that true is no 1 and "8" no 8; from JSON, where a list may still stand for a tuple.
         return pydantic.TypeAdapter(root).validate_json(json.dumps(merged), strict=True)
     except pydantic.ValidationError as error:
         raise ConfigError(_one_line(error, root, help_command)) from None
+
+
+def applied(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of a nested mapping with `key.sub=value` overrides. Raises ConfigError."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"configuration: holds {_show(tree)}, must be a mapping of keys to values")
+    merged: dict[str, Any] = plain(tree, "configuration")
+    for override in overrides:
+        _apply(merged, override)
+    nested: dict[str, Any] = plain(merged, "configuration")  # overrides nest too
+    return nested
 
 
 def to_tree(config: Any) -> dict[str, Any]:

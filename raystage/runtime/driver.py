@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import signal
+import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from raystage.config import Config, ConfigError, to_tree
@@ -38,6 +39,17 @@ class Outcome:
     products: Products | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What a run is part of, like a search: tags for its MLflow run, and who else follows its records.
+
+    It shows nothing in the terminal, and nothing is made of its model.
+    """
+
+    tags: Mapping[str, str]
+    sinks: Sequence[Sink]
+
+
 def prepare_corpus(config: Config, progress: Progress, patience: Patience | None = None) -> Corpus:
     """The corpus, checked against the model. Raises ConfigError, and StorageError where its store is away for too long."""
     corpus = prepare(config.data, progress, patience)
@@ -50,17 +62,24 @@ def prepare_corpus(config: Config, progress: Progress, patience: Patience | None
     return corpus
 
 
-def train(config: Config, make_engine: Callable[[], Engine], progress: Progress, say: Callable[[str], None]) -> Outcome:
+def train(
+    config: Config, make_engine: Callable[[], Engine], progress: Progress, say: Callable[[str], None], part: Part | None = None
+) -> Outcome:
     """Runs or resumes the run `config.name`. Raises ConfigError before anything starts, EngineError when training fails."""
     patience = Patience(60 * config.checkpoint.storage_retry_minutes, lambda trouble: say(str(trouble)))
     try:
-        return _train_in_storage(config, make_engine, progress, say, patience)
+        return _train_in_storage(config, make_engine, progress, say, patience, part)
     except StorageError as error:
         raise EngineError(str(error)) from error
 
 
 def _train_in_storage(
-    config: Config, make_engine: Callable[[], Engine], progress: Progress, say: Callable[[str], None], patience: Patience
+    config: Config,
+    make_engine: Callable[[], Engine],
+    progress: Progress,
+    say: Callable[[str], None],
+    patience: Patience,
+    part: Part | None,
 ) -> Outcome:
     corpus = prepare_corpus(config, progress, patience)
     if config.init_from.path is not None:
@@ -81,7 +100,7 @@ def _train_in_storage(
             say(line)
         if finished:
             say(f"run {config.name!r} is complete; a longer training.duration goes on from its end")
-        return _train(config, corpus, folder, None if finished else make_engine, elsewhere)
+        return _train(config, corpus, folder, None if finished else make_engine, elsewhere, part)
 
 
 def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
@@ -93,20 +112,28 @@ def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
 
 
 def _train(
-    config: Config, corpus: Corpus, folder: RunFolder, make_engine: Callable[[], Engine] | None, elsewhere: DriverStorage
+    config: Config,
+    corpus: Corpus,
+    folder: RunFolder,
+    make_engine: Callable[[], Engine] | None,
+    elsewhere: DriverStorage,
+    part: Part | None,
 ) -> Outcome:
     """Everything that follows the run, around the engine; without one the run is complete, and its records may wait."""
     duration = parse_duration(config.training.duration)
-    mlflow = MlflowSink.open(folder.path, config.tracking, to_tree(config), config.name) if config.tracking.mlflow else None
+    tags = part.tags if part else {}
+    mlflow = MlflowSink.open(folder.path, config.tracking, to_tree(config), config.name, tags=tags) if config.tracking.mlflow else None
     console = Console(duration, config.name)
-    sinks: list[Sink] = [*([console] if make_engine else []), *([mlflow] if mlflow else [])]
+    shown: Sequence[Sink] = part.sinks if part else [console] if make_engine else []
+    sinks: list[Sink] = [*shown, *([mlflow] if mlflow else [])]
     follower = Follower(folder.path, sinks)
     products, finished, status = None, make_engine is None, "FAILED"
     try:
         follower.start()
         if make_engine:
             engine = make_engine()
-            console.start()
+            if part is None:
+                console.start()
             with _stopping_on_signals(engine.request_stop), elsewhere.following():
                 assignment = Assignment(_with_absolute_paths(config), corpus.folder.absolute(), folder.path)
                 finished = engine.train(assignment, console.say)
@@ -116,7 +143,7 @@ def _train(
         console.close()
         if finished:
             elsewhere.bring_newest()
-            products = wrap_up(config, corpus, folder)
+            products = wrap_up(config, corpus, folder) if part is None else None
         if mlflow:
             _hand_over(mlflow, folder, status)
         elsewhere.push_products(failed=status == "FAILED")
@@ -139,7 +166,13 @@ def _hand_over(mlflow: MlflowSink, folder: RunFolder, status: str) -> None:
 
 @contextlib.contextmanager
 def _stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks for a stop with a checkpoint; a second one ends the process as ever."""
+    """The first SIGINT or SIGTERM asks for a stop with a checkpoint; a second one ends the process as ever.
+
+    Signals reach the main thread alone: elsewhere, as in a trial, whoever has that thread answers them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: types.FrameType | None) -> None:

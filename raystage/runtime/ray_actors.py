@@ -42,10 +42,20 @@ def train_workers(controller: Any) -> list[tuple[str, int]]:
 def free_resources(controller: Any) -> None:
     """Gives back what fits that are over still hold: a controller of Ray Train that was killed, or whose workers died as they began, leaves
     its placement group behind."""
-    fits = {actor["ActorID"] for actor in _fits(state.state.actor_table(None, None, None), controller)}
+    _remove_groups({actor["ActorID"] for actor in _fits(state.state.actor_table(None, None, None), controller)})
+
+
+def free_orphans() -> None:
+    """Gives back what fits hold whose controller is gone, whoever started them: a trial that is ended early takes its controller along."""
+    actors = state.state.actor_table(None, None, None)
+    gone = {a["ActorID"] for a in actors.values() if a["ActorClassName"] == "TrainController" and a["State"] == "DEAD"}
+    _remove_groups(gone)
+
+
+def _remove_groups(creators: set[str]) -> None:
     for record in state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(record)
-        if group.creator_actor_id.hex() in fits and group.state != PlacementGroupTableData.REMOVED:
+        if group.creator_actor_id.hex() in creators and group.state != PlacementGroupTableData.REMOVED:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 

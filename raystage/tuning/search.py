@@ -1,0 +1,185 @@
+"""A search from its driver's seat: the space checked, the data prepared, trials run by Ray Tune, the best written down."""
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from raystage.config import Config, ConfigError
+from raystage.config.duration import parse_duration
+from raystage.config.search import Search
+from raystage.config.search_space import Space
+from raystage.data.progress import Progress
+from raystage.models.count import flops_per_token
+from raystage.runtime.driver import prepare_corpus
+from raystage.runtime.hardware import hardware_of
+from raystage.runtime.ray_actors import free_orphans
+from raystage.runtime.ray_cluster import connect
+from raystage.runtime.ray_nodes import ray_nodes
+from raystage.runtime.run_folder import RunFolder
+from raystage.tracking.records import RunRecords
+from raystage.training.worker_range import all_ranges
+from raystage.tuning.best import write_best
+from raystage.tuning.book import Book
+from raystage.tuning.outcome import Outcome
+from raystage.tuning.search_report import build_search_report
+from raystage.tuning.search_tracking import SearchTracking
+from raystage.tuning.searcher import BookSearcher, scheduler_of
+from raystage.tuning.strategies import strategy_of
+from raystage.tuning.summary import Summary, summary_of
+from raystage.tuning.trial import Job, needs_of, run_trial
+from raystage.tuning.trial_config import Trial, TrialConfigs, check_space, target_of
+
+Show = Callable[[Book, set[str]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """`best`: the configuration to train with, None where every point was rejected; `finished`: false where it was stopped before."""
+
+    folder: Path
+    best: Path | None
+    page: Path
+    finished: bool
+    summary: Summary
+
+
+def run_search(search: Search, space: Space, base: Config, progress: Progress, say: Callable[[str], None], show: Show) -> Found:
+    """Runs, or goes on with, the search. Raises ConfigError before a trial starts."""
+    root = RunFolder.of(dataclasses.replace(base, name=search.name))
+    if "://" in base.storage:
+        raise ConfigError(f"storage={base.storage}: trials of a search lie in a folder that all nodes share; give a path")
+    configs = TrialConfigs(search, base, str(root.path / "trials"))
+    check_space(search, space, configs)
+    for workers in all_ranges(configs.base):
+        if workers.low != workers.high:
+            raise ConfigError("runtime.workers: the trials of a search have a fixed number of workers; give that number")
+    with root.locked():
+        _keep_settings(root.path, search, space)
+        prepare_corpus(base, progress)
+        connect(base)
+        return _run(search, space, configs, root.path, say, show)
+
+
+def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say: Callable[[str], None], show: Show) -> Found:
+    strategy = strategy_of(search, space)
+    book = Book(folder, strategy, search.strategy.seeds)
+    tracking = SearchTracking(search, space, configs.base, folder)
+    job = Job(configs, search.objective, search.constraints, tracking.tags_of_trials, Path.cwd())
+    running: set[str] = set()
+    if book.outcomes:
+        say(f"going on with search {search.name!r}: {len(book.outcomes)} of its trials have ended")
+
+    def ended(trial: Trial, outcome: Outcome) -> None:
+        running.discard(trial.name)
+        free_orphans()
+        tracking.trial_ended(trial, outcome, RunFolder.of(configs.of(trial)).path)
+        say(line_of(trial, outcome))
+        show(book, running)
+
+    searcher = BookSearcher(book, job.outcome, ended)
+    _quiet_tune()
+    # Tune's own folder of results is not where anything is looked up: a new one each time
+    tune_dir = folder / "ray" / f"{os.getpid()}-{int(time.time())}"
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, job=job), needs_of(configs.base)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler_of(search.strategy, _horizon_tokens(configs), _past(book, configs)),
+            num_samples=-1,
+            max_concurrent_trials=search.trials.max_concurrent or _room(configs.base),
+            time_budget_s=60 * search.trials.minutes if search.trials.minutes else None,
+        ),
+        run_config=tune.RunConfig(
+            name=tune_dir.name,
+            storage_path=str(tune_dir.parent.absolute()),
+            failure_config=tune.FailureConfig(max_failures=search.trials.max_failures),
+            verbose=0,
+            callbacks=[_Showing(book, running, show)],
+        ),
+    )
+    finished = False
+    try:
+        tuner.fit()
+        finished = book.next() == "done"
+    finally:
+        summary = summary_of(search, book, configs)
+        best = write_best(search, book, configs, folder)
+        page = build_search_report(search, space, book, configs, summary, folder)
+        tracking.close(book, best, page.parent, finished, {t.name: RunFolder.of(configs.of(t)).path for t in book.trials.values()})
+    return Found(folder, best, page, finished, summary)
+
+
+class _Showing(tune.Callback):
+    def __init__(self, book: Book, running: set[str], show: Show) -> None:
+        self._book, self._running, self._show = book, running, show
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # of no use in the copies that Tune keeps
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._running.add(trial.config["trial"]["name"])
+        self._show(self._book, self._running)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self._show(self._book, self._running)
+
+
+def line_of(trial: Trial, outcome: Outcome) -> str:
+    """How a trial ended, in a line."""
+    if outcome.status != "done":
+        return f"{trial.name}: {outcome.status} at step {outcome.steps}"
+    value = "" if outcome.value is None else f"{outcome.value:.4g}"
+    return f"{trial.name}: {value}{f' - rejected: {outcome.rejected}' if outcome.rejected else ''}"
+
+
+def _quiet_tune() -> None:
+    """Without its own table and files of results, which the book and the view have; trials stay in the folder that paths count from."""
+    for key, value in {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+def _keep_settings(folder: Path, search: Search, space: Space) -> None:
+    """A search goes on as it began. Raises ConfigError where its file says otherwise now."""
+    text = f"{dataclasses.replace(search, trials=type(search.trials)())!r}\n{space!r}\n"
+    path = folder / "search.txt"
+    if path.is_file() and path.read_text() != text:
+        raise ConfigError(
+            f"name={search.name}: a search of this name began with other settings; choose another name, or move {folder} away"
+        )
+    path.write_text(text)
+
+
+def _past(book: Book, configs: TrialConfigs) -> dict[str, Any]:
+    folders = {name: RunFolder.of(configs.of(book.trials[name])).path for name in book.outcomes}
+    return {name: RunRecords.load(path).val for name, path in folders.items() if (path / "metrics.jsonl").is_file()}
+
+
+def _room(base: Config) -> int:
+    """How many trials the cluster holds side by side."""
+    if base.runtime.engine == "local":
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    n_workers = max(workers.high for workers in all_ranges(base))
+    room = hardware_of(base).room(ray_nodes())
+    if room < n_workers:
+        raise ConfigError(f"runtime.workers={n_workers}: a trial needs as many, and the cluster has room for {room}")
+    return room // n_workers
+
+
+def _horizon_tokens(configs: TrialConfigs) -> float:
+    base = configs.base
+    duration = parse_duration(configs.horizon or base.training.duration)
+    if duration.unit == "tokens":
+        return duration.amount
+    if duration.unit == "flops":
+        return duration.amount / flops_per_token(target_of(base), base.model.context_length)
+    if duration.unit == "steps":
+        return duration.amount * base.training.batch_tokens
+    raise ConfigError("strategy.kind=asha: ends trials by tokens, and the horizon is in hours; give it in tokens, steps or flops")

@@ -1,0 +1,78 @@
+"""Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), asked anew each time with all that is known."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from raystage.config.search import Strategy as Settings
+from raystage.config.search_space import Dimension, Point, Space, value_of
+from raystage.tuning.point_result import PointResult, Told, best_of
+
+logging.getLogger("optuna").setLevel(logging.ERROR)
+_BROKEN = "broken"
+
+
+class Tpe:
+    """So many points, each proposed in the light of those before; a constraint that a point broke is told as one, not as a bad value."""
+
+    def __init__(self, space: Space, settings: Settings) -> None:
+        self._space, self._settings = space, settings
+        self._distributions = {dimension.key: _distribution(dimension) for dimension in space.dimensions}
+
+    def wanted(self, told: Told, begun: Sequence[Point]) -> list[Point]:
+        if len(begun) >= self._settings.n_points:
+            return []
+        study = self._study(told, begun)
+        for _ in range(100):  # a finite space repeats itself, and may be used up
+            params = study.ask(self._distributions).params
+            point = tuple((key, self._value(key, params[key])) for key in self._space.keys)
+            if point not in begun:
+                return [point]
+        return []
+
+    def chosen(self, told: Told) -> Point | None:
+        return best_of(told)
+
+    def why(self, told: Told) -> str:
+        return f"the best of {len(told)} points that Optuna's TPE proposed, the cheapest within the spread over seeds"
+
+    def _study(self, told: Told, begun: Sequence[Point]) -> optuna.Study:
+        seed = self._settings.sampler_seed + len(begun)
+        sampler = TPESampler(seed=seed, constant_liar=True, constraints_func=_broken)
+        study = optuna.create_study(direction="minimize", sampler=sampler)
+        for point in begun:
+            study.add_trial(self._frozen(point, told.get(point)))
+        return study
+
+    def _frozen(self, point: Point, result: PointResult | None) -> FrozenTrial:
+        params = {
+            key: value if isinstance(self._distributions[key], CategoricalDistribution) else json.loads(value) for key, value in point
+        }
+        common: dict[str, Any] = {"params": params, "distributions": self._distributions}
+        if result is None:
+            return create_trial(state=TrialState.RUNNING, **common)
+        if result.failed or result.value is None or not math.isfinite(result.value):
+            return create_trial(state=TrialState.FAIL, **common)
+        # one that ended early counts by the value that it had: where it was, it was behind
+        broken = 1.0 if result.rejected and not result.rejected.startswith("ended early") else 0.0
+        return create_trial(value=result.value, user_attrs={_BROKEN: broken}, system_attrs={"constraints": [broken]}, **common)
+
+    def _value(self, key: str, value: Any) -> str:
+        return str(value) if isinstance(self._distributions[key], CategoricalDistribution) else value_of(value)
+
+
+def _broken(trial: FrozenTrial) -> tuple[float]:
+    return (float(trial.user_attrs.get(_BROKEN, 0.0)),)
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.values:
+        return CategoricalDistribution(dimension.values)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)

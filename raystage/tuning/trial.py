@@ -1,0 +1,91 @@
+"""One trial in a process of Ray Tune: an ordinary run, whose validations Tune hears of."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from raystage.config import Config
+from raystage.config.search import Constraints, Objective
+from raystage.data.progress import no_progress
+from raystage.runtime.driver import Part, train
+from raystage.runtime.engine import Engine, EngineError
+from raystage.runtime.local import LocalEngine
+from raystage.runtime.ray_engine import RayEngine
+from raystage.runtime.run_folder import RunFolder
+from raystage.tracking.records import Record
+from raystage.tuning.outcome import Outcome, outcome_of, perplexity_ratios
+from raystage.tuning.trial_config import Trial, TrialConfigs
+
+OUTCOME, LOSS, TOKENS = "outcome", "val_loss", "tokens_seen"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all trials of a search have in common; `folder`: the working folder of the search, which relative paths count from."""
+
+    configs: TrialConfigs
+    objective: Objective
+    constraints: Constraints
+    tags: Mapping[str, str]
+    folder: Path
+
+    def outcome(self, trial: Trial, status: Any = "done") -> Outcome:
+        """What a trial's run folder says."""
+        config = self.configs.of(trial)
+        return outcome_of(RunFolder.of(config).path, config, self.objective, self.constraints, status)
+
+
+def run_trial(settings: dict[str, Any], job: Job) -> None:
+    """Trains, or goes on with, the run of a trial; its last report has the outcome. Raises what the run does."""
+    with contextlib.suppress(OSError):
+        os.chdir(job.folder)
+    trial = Trial.from_json(settings["trial"])
+    config = job.configs.of(trial)
+    engines: list[Engine] = []
+
+    def make_engine() -> Engine:
+        engines.append(RayEngine(config) if config.runtime.engine == "ray" else LocalEngine(config.runtime))
+        return engines[0]
+
+    watch = _Watch(job.constraints, engines)
+    tags = {**job.tags, "raystage.trial": trial.name}
+    try:
+        train(config, make_engine, no_progress, print, Part(tags, [watch]))
+    except EngineError:
+        if job.outcome(trial).rejected is None:
+            raise  # no trouble of training's own: worth another try
+    outcome = job.outcome(trial)
+    last = watch.val[-1] if watch.val else {}
+    tune.report({LOSS: last.get("val_loss"), TOKENS: last.get("tokens_seen", outcome.tokens), OUTCOME: json.dumps(outcome.to_json())})
+
+
+class _Watch:
+    """A sink: tells Tune of each validation, and ends a run that has broken a constraint, which more steps would not mend."""
+
+    name = "Ray Tune"
+
+    def __init__(self, constraints: Constraints, engines: Sequence[Engine]) -> None:
+        self._limit, self._engines = constraints.val_perplexity_ratio, engines
+        self.val: list[Record] = []
+
+    def consume(self, records: Sequence[Record], decisions: Sequence[Record]) -> None:
+        """Takes new records in file order."""
+        for record in records:
+            if record["kind"] != "val":
+                continue
+            self.val.append(record)
+            tune.report({LOSS: record["val_loss"], TOKENS: record["tokens_seen"]})
+        ratios = [ratio for ratio, _ in perplexity_ratios(self.val)]
+        if self._limit is not None and self._engines and max(ratios, default=0.0) > self._limit:
+            self._engines[0].request_stop()
+
+
+def needs_of(config: Config) -> dict[str, float]:
+    """What Tune keeps for the process of a trial: the local engine trains in it, Ray's workers have theirs elsewhere."""
+    return {"CPU": 0} if config.runtime.engine == "ray" else {"CPU": 1}

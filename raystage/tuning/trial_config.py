@@ -1,0 +1,166 @@
+"""What a trial trains: the base, a point of the space, and the share of the run that the strategy looks at."""
+
+import dataclasses
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from raystage.config import Config, ConfigError, from_tree, to_tree
+from raystage.config.duration import Duration, parse_duration
+from raystage.config.pacing import LENGTH_RULES
+from raystage.config.search import Search
+from raystage.config.search_space import Point, Space, overrides_of
+from raystage.models.count import flops_per_token
+from raystage.models.family import ModelSpec
+from raystage.training.policy import plan_of
+from raystage.training.stage_model import spec_of, vocab_size_of
+
+START, WARMUP = "pacing.lengths", "pacing.warmup.fraction"  # what the lightweight strategy searches
+_LIGHTWEIGHT_HORIZON = "3 warmups"
+_VALIDATIONS = 10  # of a trial at least, to see its loss rise
+_SHARE = re.compile(r"^\s*([0-9.]+)\s*(%|warmups?)\s*$")
+_MAX_NAME = 80  # characters
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One point with one seed; `name`: of its run, made of both, so that the same trial is the same run whenever it is begun."""
+
+    point: Point
+    seed: int
+    name: str
+
+    @staticmethod
+    def of(point: Point, seed: int) -> "Trial":
+        parts = [f"{key.rsplit('.', 1)[-1]}-{re.sub(r'[^A-Za-z0-9.]+', '-', value).strip('-')}" for key, value in point]
+        name = "_".join([*parts, f"seed-{seed}"])
+        if len(name) > _MAX_NAME:
+            name = f"{name[: _MAX_NAME - 9]}-{zlib.crc32(repr((point, seed)).encode()):08x}"
+        return Trial(point, seed, name)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"point": dict(self.point), "seed": self.seed, "name": self.name}
+
+    @staticmethod
+    def from_json(tree: dict[str, Any]) -> "Trial":
+        return Trial(tuple(tree["point"].items()), tree["seed"], tree["name"])
+
+
+class TrialConfigs:
+    """Makes the configuration of every trial, and that of the run that the search is for. `horizon`: where trials stop, if early."""
+
+    def __init__(self, search: Search, base: Config, storage: str) -> None:
+        self._search, self._base = search, base
+        self._common = [f"training.duration={given_alike(search, base)}"]
+        self.horizon = _horizon(search, self.base)
+        self._trial = [f"storage={storage}", "sample.lines=0", "runtime.spare_after_s=null", *_rhythm(self.horizon, self.base)]
+
+    @property
+    def base(self) -> Config:
+        """The run that the search is for, before a point is chosen."""
+        return from_tree(to_tree(self._base), self._common)
+
+    def of(self, trial: Trial) -> Config:
+        """Raises ConfigError for a point that no run could have."""
+        mine = [*overrides_of(trial.point), f"seed={trial.seed}", f"name={trial.name}"]
+        return from_tree(to_tree(self._base), [*self._common, *self._trial, *mine])
+
+    def chosen(self, point: Point) -> Config:
+        """The run to train with a point of the space."""
+        return from_tree(to_tree(self._base), [*self._common, *overrides_of(point), f"name={self._search.name}-best"])
+
+
+def given_alike(search: Search, base: Config) -> str:
+    """The duration that every trial is given: FLOPs of the static target, where points are compared at equal compute."""
+    text, per = base.training.duration, search.objective.per
+    duration = parse_duration(text)
+    fits = {"compute": {"steps", "tokens", "flops"}, "tokens": {"steps", "tokens"}, "seconds": {"hours"}}[per]
+    if search.objective.kind == "time_to_loss":
+        return text
+    if duration.unit not in fits:
+        raise ConfigError(
+            f"objective.per={per}: training.duration={text!r} of the base does not say how much that is; give {' or '.join(sorted(fits))}"
+        )
+    if per != "compute" or duration.unit == "flops":
+        return text
+    tokens = duration.amount * (base.training.batch_tokens if duration.unit == "steps" else 1)
+    return f"{tokens * flops_per_token(target_of(base), base.model.context_length):.4g} flops"
+
+
+def target_of(config: Config) -> ModelSpec:
+    """The model that the run ends with."""
+    vocab_size = config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
+    return spec_of(config, plan_of(config).shapes()[-1], vocab_size, eot_id=0)
+
+
+def check_space(search: Search, space: Space, configs: TrialConfigs) -> None:
+    """Every point of the space, or the corners of its ranges, as the run it would be. Raises ConfigError."""
+    kind = search.strategy.kind
+    if kind != "asha" and not space.is_finite:
+        endless = next(dimension.key for dimension in space.dimensions if not dimension.values)
+        raise ConfigError(f"space.{endless}: strategy.kind={kind} takes points one by one; give the range steps")
+    for point in space.corners():
+        config = configs.of(Trial.of(point, search.strategy.seeds[0]))
+    if kind == "lightweight":
+        _check_lightweight(space, config)
+
+
+def _check_lightweight(space: Space, config: Config) -> None:
+    if set(space.keys) != {START, WARMUP}:
+        raise ConfigError(f"space: strategy.kind=lightweight searches {START} and {WARMUP}, and nothing else; use asha or grid")
+    if config.pacing.rule not in LENGTH_RULES[1:4]:
+        raise ConfigError(
+            f"pacing.rule={config.pacing.rule}: strategy.kind=lightweight needs linear, root or two_stage, which have a warmup"
+        )
+
+
+def _rhythm(stop_at: str | None, base: Config) -> list[str]:
+    """Where a trial stops, and how often its loss is looked at before."""
+    if stop_at is None:
+        return []
+    training, duration = base.training, parse_duration(stop_at)
+    per_step = {
+        "steps": 1.0,
+        "tokens": float(training.batch_tokens),
+        "flops": training.batch_tokens * flops_per_token(target_of(base), base.model.context_length),
+    }
+    overrides = [f"training.stop_at={stop_at}", "training.preflight=false"]  # it would rehearse stages that the trial never sees
+    if duration.unit == "hours":
+        return overrides
+    every = max(1, int(duration.amount / per_step[duration.unit]) // _VALIDATIONS)
+    often = min(every, base.validation.every_steps)
+    return [*overrides, f"validation.every_steps={often}", f"pacing.check_every_steps={min(often, base.pacing.check_every_steps)}"]
+
+
+def _horizon(search: Search, base: Config) -> str | None:
+    text = search.strategy.horizon or (_LIGHTWEIGHT_HORIZON if search.strategy.kind == "lightweight" else None)
+    if text is None:
+        return None
+    share = _SHARE.match(text)
+    try:
+        if share is None:
+            parse_duration(text)
+            return text
+        amount = float(share.group(1))
+        whole = parse_duration(base.training.duration)
+        if share.group(2) == "%" and 0 < amount <= 100:
+            return _as_text(Duration(whole.amount * amount / 100, whole.unit))
+        if share.group(2) != "%" and (steps := round(amount * base.training.schedule.warmup_steps)) > 0:
+            return f"{steps} steps"
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"strategy.horizon={text!r}: must be so many warmups of the learning rate (the base has "
+        f"training.schedule.warmup_steps={base.training.schedule.warmup_steps}), a share of the run up to 100%, or like '150 steps'"
+    )
+
+
+def _as_text(duration: Duration) -> str:
+    amount = max(1, round(duration.amount)) if duration.unit == "steps" else duration.amount
+    return f"{amount:.12g} {duration.unit}"
+
+
+def spread_over(points: Sequence[Point], seeds: Sequence[int]) -> list[Trial]:
+    """The trials of points, all seeds of one before the next."""
+    return [Trial.of(point, seed) for point in points for seed in seeds]
