@@ -1,6 +1,7 @@
-"""The keys of `raystage tune`: a base configuration, a space in its own keys, a strategy, an objective, constraints."""
+"""The keys of `raystage tune`: a base configuration with overrides, a space in its keys, a strategy, an objective, constraints."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,7 +81,6 @@ class Search:
         description="of the search, and of its folder below the base's storage",
     )
     base: str = Field(default="tune_configs/quickstart.yaml", description="configuration that every trial begins from, as for train")
-    overrides: tuple[str, ...] = Field(default=(), description="of the base: key.sub=value, one an entry")
     strategy: Strategy = Field(default=Strategy(), description="which points are tried")
     objective: Objective = Field(default=Objective(), description="what makes one point better than another")
     constraints: Constraints = Field(default=Constraints(), description="what rejects a point, however good its objective")
@@ -95,12 +95,22 @@ def read_search(path: Path, overrides: Iterable[str] = ()) -> tuple[Search, Spac
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file, tune_configs/search/ has some") from None
     tree: Any = applied(parse(text, str(path)) or {}, overrides)
-    space_tree = tree.pop("space", None)
+    space_tree, changes = tree.pop("space", None), tree.pop("overrides", None) or {}
     search = validated(Search, tree, (), HELP)
-    base = load(search.base, search.overrides)
-    space = read_space(space_tree)
+    if not isinstance(changes, Mapping):
+        raise ConfigError("overrides: must be a mapping of keys of the base to values, like training.batch_tokens: 2048")
+    base, space = load(search.base, list(_overrides("", changes))), read_space(space_tree)
     _check(search)
     return search, space, base
+
+
+def _overrides(prefix: str, tree: Mapping[str, Any]) -> Iterator[str]:
+    """A mapping of keys, dotted or nested, as `key=value` overrides."""
+    for leaf, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _overrides(f"{prefix}{leaf}.", value)
+        else:
+            yield f"{prefix}{leaf}={json.dumps(value)}"
 
 
 def _check(search: Search) -> None:

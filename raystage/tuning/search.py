@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from raystage.config import Config, ConfigError
+from raystage.config import Config, ConfigError, dump
 from raystage.config.duration import parse_duration
 from raystage.config.search import Search
 from raystage.config.search_space import Space
@@ -61,7 +61,7 @@ def run_search(search: Search, space: Space, base: Config, progress: Progress, s
         if workers.low != workers.high:
             raise ConfigError("runtime.workers: the trials of a search have a fixed number of workers; give that number")
     with root.locked():
-        _keep_settings(root.path, search, space)
+        _keep_settings(root.path, search, space, configs.base)
         prepare_corpus(base, progress)
         connect(base)
         return _run(search, space, configs, root.path, say, show)
@@ -146,9 +146,9 @@ def _quiet_tune() -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
-def _keep_settings(folder: Path, search: Search, space: Space) -> None:
+def _keep_settings(folder: Path, search: Search, space: Space, base: Config) -> None:
     """A search goes on as it began. Raises ConfigError where its file says otherwise now."""
-    text = f"{dataclasses.replace(search, trials=type(search.trials)())!r}\n{space!r}\n"
+    text = f"{dataclasses.replace(search, trials=type(search.trials)())!r}\n{space!r}\n{dump(base)}"
     path = folder / "search.txt"
     if path.is_file() and path.read_text() != text:
         raise ConfigError(
