@@ -16,7 +16,7 @@ from raystage.config.search_space import Dimension, Point, Space, value_of
 from raystage.tuning.point_result import PointResult, Told, best_of
 
 logging.getLogger("optuna").setLevel(logging.ERROR)
-_BROKEN = "broken"
+_CONSTRAINT = "stable"  # broken above 0
 
 
 class Tpe:
@@ -45,7 +45,7 @@ class Tpe:
 
     def _study(self, told: Told, begun: Sequence[Point]) -> optuna.Study:
         seed = self._settings.sampler_seed + len(begun)
-        sampler = TPESampler(seed=seed, constant_liar=True, constraints_func=_broken)
+        sampler = TPESampler(seed=seed, constant_liar=True)
         study = optuna.create_study(direction="minimize", sampler=sampler)
         for point in begun:
             study.add_trial(self._frozen(point, told.get(point)))
@@ -62,14 +62,10 @@ class Tpe:
             return create_trial(state=TrialState.FAIL, **common)
         # one that ended early counts by the value that it had: where it was, it was behind
         broken = 1.0 if result.rejected and not result.rejected.startswith("ended early") else 0.0
-        return create_trial(value=result.value, user_attrs={_BROKEN: broken}, system_attrs={"constraints": [broken]}, **common)
+        return create_trial(value=result.value, constraints={_CONSTRAINT: broken}, **common)
 
     def _value(self, key: str, value: Any) -> str:
         return str(value) if isinstance(self._distributions[key], CategoricalDistribution) else value_of(value)
-
-
-def _broken(trial: FrozenTrial) -> tuple[float]:
-    return (float(trial.user_attrs.get(_BROKEN, 0.0)),)
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
