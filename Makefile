@@ -10,7 +10,7 @@ XLA_STAMP := $(XLA_VENV)/.installed
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-xla test-cuda check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla format clean
+.PHONY: help install quickstart test test-xla test-cuda check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ soak: $(STAMP) ## a run whose controller is killed ten times, and one with fifty
 
 soak-xla: $(XLA_STAMP) ## the quickstart on two XLA devices against the same on the CPU (a quarter of an hour; goes on where it stopped)
 	$(XLA_VENV)/bin/python -m tests.soak.xla_quickstart
+
+soak-tune: $(STAMP) ## a search killed twice, and four trials at once on a cluster of two nodes (ten minutes)
+	$(BIN)/python -m tests.soak.tune_killed
+	$(BIN)/python -m tests.soak.tune_cluster
 
 bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (8 minutes)
 	$(BIN)/python -m tests.bench.restart

@@ -38,6 +38,6 @@ def load_mark(run_dir: Path) -> Mark | None:
     """The saved mark; None if there is none."""
     try:
         tree = json.loads((run_dir / MARK_FILE).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return Mark(run_id=tree["run_id"], logged=tree["logged"])

@@ -93,6 +93,8 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
             search_alg=searcher,
             scheduler=scheduler_of(search.strategy, _horizon_tokens(configs), _past(book, configs)),
             num_samples=-1,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
             max_concurrent_trials=search.trials.max_concurrent or _room(configs.base),
             time_budget_s=60 * search.trials.minutes if search.trials.minutes else None,
         ),
@@ -116,6 +118,10 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
     return Found(folder, best, page, finished, summary)
 
 
+def _name(trial: Any) -> str:
+    return str(trial.config["trial"]["name"])
+
+
 class _Showing(tune.Callback):
     def __init__(self, book: Book, running: set[str], show: Show) -> None:
         self._book, self._running, self._show = book, running, show
@@ -124,7 +130,7 @@ class _Showing(tune.Callback):
         return {}  # of no use in the copies that Tune keeps
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._running.add(trial.config["trial"]["name"])
+        self._running.add(_name(trial))
         self._show(self._book, self._running)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:

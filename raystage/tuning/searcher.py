@@ -12,7 +12,7 @@ from raystage.config.search import Strategy
 from raystage.tracking.records import Record
 from raystage.tuning.book import Book
 from raystage.tuning.outcome import Outcome
-from raystage.tuning.trial import LOSS, OUTCOME, TOKENS
+from raystage.tuning.trial import LOSS, OUTCOME, TOKENS, told_of
 from raystage.tuning.trial_config import Trial
 
 Ended = Callable[[Trial, Outcome], None]
@@ -70,5 +70,5 @@ def scheduler_of(settings: Strategy, horizon_tokens: float, past: dict[str, list
         stub: Any = SimpleNamespace(trial_id=name)
         scheduler.on_trial_add(None, stub)  # type: ignore[arg-type]
         for record in val:
-            scheduler.on_trial_result(None, stub, {TOKENS: record["tokens_seen"], LOSS: record["val_loss"]})  # type: ignore[arg-type]
+            scheduler.on_trial_result(None, stub, told_of(record))  # type: ignore[arg-type]
     return scheduler

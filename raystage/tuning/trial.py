@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,26 +62,36 @@ def run_trial(settings: dict[str, Any], job: Job) -> None:
         if job.outcome(trial).rejected is None:
             raise  # no trouble of training's own: worth another try
     outcome = job.outcome(trial)
-    last = watch.val[-1] if watch.val else {}
-    tune.report({LOSS: last.get("val_loss"), TOKENS: last.get("tokens_seen", outcome.tokens), OUTCOME: json.dumps(outcome.to_json())})
+    last = told_of(watch.val[-1]) if watch.val else {LOSS: math.inf, TOKENS: outcome.tokens}
+    tune.report({**last, OUTCOME: json.dumps(outcome.to_json())})
+
+
+def told_of(val: Record) -> dict[str, float]:
+    """What Tune hears of a validation; a loss that is not finite, which a record cannot hold, is the worst there is."""
+    return {LOSS: math.inf if val["val_loss"] is None else val["val_loss"], TOKENS: val["tokens_seen"]}
 
 
 class _Watch:
-    """A sink: tells Tune of each validation, and ends a run that has broken a constraint, which more steps would not mend."""
+    """A sink: tells Tune of each validation, and ends a run that has broken a constraint, which more steps would not mend.
+
+    A validation is told when training has gone on after it: the last one belongs to the outcome, or ASHA would end what has ended.
+    """
 
     name = "Ray Tune"
 
     def __init__(self, constraints: Constraints, engines: Sequence[Engine]) -> None:
         self._limit, self._engines = constraints.val_perplexity_ratio, engines
         self.val: list[Record] = []
+        self._n_told = 0
 
     def consume(self, records: Sequence[Record], decisions: Sequence[Record]) -> None:
         """Takes new records in file order."""
         for record in records:
-            if record["kind"] != "val":
-                continue
-            self.val.append(record)
-            tune.report({LOSS: record["val_loss"], TOKENS: record["tokens_seen"]})
+            if record["kind"] == "val":
+                self.val.append(record)
+            elif record["kind"] == "train" and self._n_told < len(self.val):
+                tune.report(told_of(self.val[-1]))
+                self._n_told = len(self.val)
         ratios = [ratio for ratio, _ in perplexity_ratios(self.val)]
         if self._limit is not None and self._engines and max(ratios, default=0.0) > self._limit:
             self._engines[0].request_stop()
@@ -88,4 +99,5 @@ class _Watch:
 
 def needs_of(config: Config) -> dict[str, float]:
     """What Tune keeps for the process of a trial: the local engine trains in it, Ray's workers have theirs elsewhere."""
-    return {"CPU": 0} if config.runtime.engine == "ray" else {"CPU": 1}
+    # Tune wants to keep something: a byte of memory, since every CPU is for workers
+    return {"CPU": 0, "memory": 1} if config.runtime.engine == "ray" else {"CPU": 1}

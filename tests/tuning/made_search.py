@@ -23,7 +23,7 @@ def write_search(folder: Path, *overrides: str, **changes: Any) -> Path:
     base = folder / "base.yaml"
     base.write_text(dump(configure(folder, overrides)))
     path = folder / "search.yaml"
-    path.write_text(yaml.safe_dump({**TREE, "base": str(base), **changes}))
+    path.write_text(yaml.safe_dump({**TREE, "base": str(base), **changes}, sort_keys=False))
     return path
 
 

@@ -1,0 +1,84 @@
+"""A search for real: the command, trials side by side under Ray Tune, MLflow, the report; a trial that crashes; the same command again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from raystage.config import load
+from raystage.tracking.records import read_records
+from raystage.tuning.trial_config import Trial
+from tests.tuning.made_search import write_search
+
+COMMAND = [sys.executable, "-c", "from raystage.cli import main; main()", "tune"]
+SPACE = {"training.optimizer.lr": [0.005, 0.02, 0.04], "pacing.lengths": [[16, 32]]}
+CRASHING = Trial.of((("training.optimizer.lr", "0.04"), ("pacing.lengths", "[16, 32]")), 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("search")
+
+
+def tune(folder: Path, path: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.run(
+        [*COMMAND, str(path), *overrides], cwd=folder, env=environment, text=True, capture_output=True, timeout=280, check=False
+    )
+
+
+def test_a_search_from_its_begin_to_the_configuration_to_train_with(folder: Path) -> None:
+    uri = f"sqlite:///{folder}/mlflow.db"
+    path = write_search(
+        folder,
+        "tracking.mlflow=true",
+        f"tracking.mlflow_uri={uri}",
+        space=SPACE,
+        strategy={"kind": "asha", "n_points": 3, "grace": 0.3},
+    )
+    home = folder / "runs" / "made"
+    (home / "trials").mkdir(parents=True)
+    (home / "trials" / CRASHING.name).write_text("no folder for a run")
+    ran = tune(folder, path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    outcomes = {r["trial"]["name"]: r["outcome"] for r in read_records(home / "trials.jsonl") if r["outcome"]}
+    assert sorted(outcome["status"] for outcome in outcomes.values()) in (["done", "done", "failed"], ["done", "ended early", "failed"])
+    best = load(home / "best.yaml")
+    assert best.training.optimizer.lr in (0.005, 0.02)
+    assert best.pacing.lengths == (16, 32)
+    assert best.training.stop_at is None
+    assert f"best:   {home / 'best.yaml'}" in ran.stdout
+
+    client = MlflowClient(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "raystage"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.info.run_name for run in children} == set(outcomes) - {CRASHING.name}, "it never came to have a run"
+    assert outcomes[CRASHING.name]["status"] == "failed"
+    assert parent.info.status == "FINISHED"
+    assert sorted(run.info.status for run in children) in (["FINISHED", "FINISHED"], ["FINISHED", "KILLED"])
+    (marked,) = [run for run in children if run.data.tags["raystage.best"] == "true"]
+    assert float(marked.data.tags["point.training.optimizer.lr"]) == best.training.optimizer.lr
+    assert marked.data.metrics["objective"] == pytest.approx(outcomes[marked.info.run_name]["value"])
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"best.yaml", "report"}
+
+    points = json.loads((home / "report" / "points.json").read_text())["points"]
+    assert len(points) == 3
+    assert [point["chosen"] for point in points].count(True) == 1
+    page = (home / "report" / "index.html").read_text()
+    assert "its trial failed" in page
+
+    again = tune(folder, path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "3 of its trials have ended" in again.stdout
+    assert len(client.search_runs([experiment.experiment_id])) == 3
+    assert load(home / "best.yaml") == best
+
+    other = tune(folder, path, "strategy.n_points=5")
+    assert other.returncode == 2
+    assert "a search of this name began with other settings; choose another name" in other.stderr
