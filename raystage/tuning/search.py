@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from raystage.config import Config, ConfigError, dump
@@ -73,6 +72,7 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
     tracking = SearchTracking(search, space, configs.base, folder)
     job = Job(configs, search.objective, search.constraints, tracking.tags_of_trials, Path.cwd())
     running: set[str] = set()
+    show(book, running)
     if book.outcomes:
         say(f"going on with search {search.name!r}: {len(book.outcomes)} of its trials have ended")
 
@@ -170,9 +170,7 @@ def _past(book: Book, configs: TrialConfigs) -> dict[str, Any]:
 
 def _room(base: Config) -> int:
     """How many trials the cluster holds side by side."""
-    if base.runtime.engine == "local":
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
-    n_workers = max(workers.high for workers in all_ranges(base))
+    n_workers = 1 if base.runtime.engine == "local" else max(workers.high for workers in all_ranges(base))
     room = hardware_of(base).room(ray_nodes())
     if room < n_workers:
         raise ConfigError(f"runtime.workers={n_workers}: a trial needs as many, and the cluster has room for {room}")

@@ -16,6 +16,7 @@ from raystage.config.search import Constraints, Objective
 from raystage.data.progress import no_progress
 from raystage.runtime.driver import Part, train
 from raystage.runtime.engine import Engine, EngineError
+from raystage.runtime.hardware import hardware_of
 from raystage.runtime.local import LocalEngine
 from raystage.runtime.ray_engine import RayEngine
 from raystage.runtime.run_folder import RunFolder
@@ -100,4 +101,4 @@ class _Watch:
 def needs_of(config: Config) -> dict[str, float]:
     """What Tune keeps for the process of a trial: the local engine trains in it, Ray's workers have theirs elsewhere."""
     # Tune wants to keep something: a byte of memory, since every CPU is for workers
-    return {"CPU": 0, "memory": 1} if config.runtime.engine == "ray" else {"CPU": 1}
+    return {"CPU": 0, "memory": 1} if config.runtime.engine == "ray" else dict(hardware_of(config).need)

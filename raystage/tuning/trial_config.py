@@ -55,6 +55,9 @@ class TrialConfigs:
         self._common = [f"training.duration={given_alike(search, base)}"]
         self.horizon = _horizon(search, self.base)
         self._trial = [f"storage={storage}", "sample.lines=0", "runtime.spare_after_s=null", *_rhythm(self.horizon, self.base)]
+        if base.runtime.threads_per_worker is None:
+            # trials fill the machine with a CPU a worker: two threads on each would wait for each other
+            self._trial.append("runtime.threads_per_worker=1")
 
     @property
     def base(self) -> Config:
