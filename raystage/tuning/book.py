@@ -39,11 +39,14 @@ class Book:
         ended = {point: [self.outcomes.get(trial.name) for trial in spread_over([point], self._seeds)] for point in self._points()}
         return {point: result_of([o for o in outcomes if o]) for point, outcomes in ended.items() if all(outcomes)}
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is under way, and nothing more is wanted."""
+        return not self._waiting() and not self._running
+
     def next(self) -> Next:
-        """The next trial to run, noted as begun; first those of points begun before, a killed search's too."""
-        waiting = [t for t in spread_over(self._points(), self._seeds) if t.name not in self.outcomes and t.name not in self._running]
-        if not waiting:
-            waiting = spread_over(self.strategy.wanted(self.told, self._points())[:1], self._seeds)
+        """The next trial to run, noted as begun."""
+        waiting = self._waiting()
         if not waiting:
             return "wait" if self._running else "done"
         trial = waiting[0]
@@ -51,6 +54,11 @@ class Book:
             self._note(trial, None)
         self._running.add(trial.name)
         return trial
+
+    def _waiting(self) -> list[Trial]:
+        """Trials that may begin now: first those of points begun before, a killed search's too."""
+        begun = [t for t in spread_over(self._points(), self._seeds) if t.name not in self.outcomes and t.name not in self._running]
+        return begun or spread_over(self.strategy.wanted(self.told, self._points())[:1], self._seeds)
 
     def end(self, name: str, outcome: Outcome) -> None:
         """Notes how a trial ended."""

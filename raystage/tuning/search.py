@@ -109,7 +109,7 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
     finished = False
     try:
         tuner.fit()
-        finished = book.next() == "done"
+        finished = book.is_done
     finally:
         summary = summary_of(search, book, configs)
         best = write_best(search, book, configs, folder)

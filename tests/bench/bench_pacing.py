@@ -1,6 +1,7 @@
 """CPU time that pacing costs a training step: points, boundaries, checks, orders; and how often it waits for the device."""
 
 import contextlib
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from scipy import special
 
 import raystage.training.loop as loop_module
 from raystage.data.batch import Batch
@@ -18,7 +20,12 @@ from raystage.training.step_log import StepLog
 from tests.bench.result import Result
 from tests.training.made_run import configure, train_here
 
-STEPS = 6000
+STEPS, PAIRS = 6000, 10
+# nothing to change, and a stop that never comes: every check looks at the slope
+PAIRED = {
+    "paced": ["pacing.rule=slope", "pacing.check_every_steps=10", "pacing.thresholds.stop=-1e-9"],
+    "constant": ["pacing.rule=constant"],
+}
 TARGET_S = 100e-6
 RUN = [
     "pacing.rule=slope",
@@ -41,6 +48,27 @@ def run() -> Result:
         spent_us = [_cost_a_step(Path(folder), f"cost-{number}") * 1e6 for number in range(3)]
     ratios = tuple(us / (TARGET_S * 1e6) for us in spent_us)
     return Result("pacing, CPU time a step", "100 us", "x", ratios, "<= 1", f"{spent_us[-1]:.0f} us")
+
+
+def wall_clock() -> str:
+    """The same small run with and without decisions by slope, in pairs that take turns to be first; Student's 95% interval."""
+    with tempfile.TemporaryDirectory() as folder:
+        longer_us = []
+        for number in range(PAIRS):
+            names = ("paced", "constant") if number % 2 else ("constant", "paced")
+            took_us = {name: _wall_us_a_step(Path(folder), f"{name}-{number}", PAIRED[name]) for name in names}
+            longer_us.append(took_us["paced"] - took_us["constant"])
+    mean, error = statistics.fmean(longer_us), statistics.stdev(longer_us) / PAIRS**0.5
+    margin = float(special.stdtrit(PAIRS - 1, 0.975)) * error
+    constant_us = took_us["constant"]
+    return f"wall clock: a step with decisions by slope takes {mean:.0f} +- {margin:.0f} us longer ({PAIRS} pairs, one of {constant_us:.0f} us)"
+
+
+def _wall_us_a_step(folder: Path, name: str, overrides: list[str]) -> float:
+    common = ["pacing.lengths=null", "pacing.depths=null", "pacing.widths=null", "pacing.at=null", "checkpoint.every_steps=10000"]
+    long = ["training.duration=600 steps", "validation.every_steps=10000"]
+    train = train_here(configure(folder, [f"name={name}", *common, *long, *overrides])).train
+    return 1e6 * (train[-1]["time_s"] - train[99]["time_s"]) / (len(train) - 100)
 
 
 def _cost_a_step(folder: Path, name: str) -> float:
@@ -115,3 +143,4 @@ class _Clock:
 
 if __name__ == "__main__":
     print(run().line())
+    print(wall_clock())
