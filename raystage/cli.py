@@ -83,8 +83,8 @@ def tune(
     _say(f"report: {found.page}")
     if not found.finished:
         _say("stopped before its end; the same command goes on")
-    if found.best is None:
-        _fail("every point was rejected; the report says why: widen the space, or loosen constraints", 1)
+    elif found.best is None:
+        _fail("every point was rejected, or failed; the report says why: widen the space, or loosen constraints", 1)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raystage.config.errors import ConfigError
+from raystage.config.keys import keys
 
 _RANGE_KEYS = {"low", "high", "steps", "log"}
 _DIGITS = 6  # significant ones of a value in a range
@@ -18,13 +19,21 @@ Point = tuple[tuple[str, str], ...]  # (key, value as JSON) of each dimension
 
 @dataclasses.dataclass(frozen=True)
 class Dimension:
-    """`values`, as JSON, in the order given; none where it is the whole range from `low` to `high`, `log` on a logarithmic scale."""
+    """`values`, as JSON, in the order given; none where it is the whole range from `low` to `high`, `log` on a logarithmic scale.
+
+    `whole`: of whole numbers alone, as the key wants it.
+    """
 
     key: str
     values: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
     log: bool = False
+    whole: bool = False
+
+    def text(self, number: float) -> str:
+        """A number of the range, as JSON, short."""
+        return json.dumps(round(number) if self.whole else float(f"{number:.{_DIGITS}g}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +54,13 @@ class Space:
 
     def corners(self) -> Iterator[Point]:
         """Every point of a finite space; of a range its ends."""
-        ends = [dimension.values or (value_of(dimension.low), value_of(dimension.high)) for dimension in self.dimensions]
+        ends = [dimension.values or (dimension.text(dimension.low), dimension.text(dimension.high)) for dimension in self.dimensions]
         return (tuple(zip(self.keys, values, strict=True)) for values in itertools.product(*ends))
 
 
 def overrides_of(point: Point) -> list[str]:
     """A point as `key=value` overrides of a run's configuration."""
     return [f"{key}={value}" for key, value in point]
-
-
-def value_of(number: float) -> str:
-    """A number of a range, as JSON, short."""
-    return json.dumps(float(f"{number:.{_DIGITS}g}"))
 
 
 def read_space(tree: Any) -> Space:
@@ -99,10 +103,12 @@ def _range(key: str, tree: Mapping[str, Any]) -> Dimension:
         raise ConfigError(f"{name}: an empty range, low={low} is not below high={high}")
     if not isinstance(log, bool) or (log and low <= 0):
         raise ConfigError(f"{name}.log={log}: must be true or false, and true only above 0")
+    whole = any(known.name == key and known.allowed.startswith("a whole number") for known in keys())
+    dimension = Dimension(key, (), low, high, log, whole)
     if steps is None:
-        return Dimension(key, low=low, high=high, log=log)
+        return dimension
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 2:
         raise ConfigError(f"{name}.steps={steps}: must be a whole number at least 2, or left out (asha takes the whole range)")
     shares = [i / (steps - 1) for i in range(steps)]
     numbers = [low * (high / low) ** share if log else low + (high - low) * share for share in shares]
-    return Dimension(key, tuple(value_of(number) for number in numbers), low, high, log)
+    return dataclasses.replace(dimension, values=tuple(dict.fromkeys(dimension.text(number) for number in numbers)))

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raystage.config.schema import Tracking
@@ -24,6 +25,15 @@ _ENVIRONMENT = {
 def tracking_uri(tracking: Tracking) -> str:
     """The configured store, else MLFLOW_TRACKING_URI, else sqlite in the working folder."""
     return tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def absolute_uri(tracking: Tracking) -> str:
+    """The same, of use in any working folder of this machine."""
+    uri = tracking_uri(tracking)
+    path = uri.removeprefix("sqlite:///")
+    if path != uri:
+        return f"sqlite:///{Path(path).absolute()}"
+    return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def import_quietly() -> None:

@@ -19,10 +19,13 @@ Next = Trial | Literal["wait", "done"]
 
 
 class Book:
-    """`trials`: by name, in the order begun; `outcomes`: of those that have ended."""
+    """`trials`: by name, in the order begun; `outcomes`: of those that have ended.
 
-    def __init__(self, folder: Path, strategy: Strategy, seeds: Sequence[int]) -> None:
-        self.strategy, self._seeds = strategy, seeds
+    `one_seed_first`: a point's other seeds wait for its first, and are left out where that one may not be chosen.
+    """
+
+    def __init__(self, folder: Path, strategy: Strategy, seeds: Sequence[int], one_seed_first: bool = False) -> None:
+        self.strategy, self._seeds, self._one_seed_first = strategy, seeds, one_seed_first
         self.trials: dict[str, Trial] = {}
         self.outcomes: dict[str, Outcome] = {}
         for record in read_records(folder / TRIALS_FILE):
@@ -36,7 +39,7 @@ class Book:
     @property
     def told(self) -> dict[Point, PointResult]:
         """The points all of whose trials have ended."""
-        ended = {point: [self.outcomes.get(trial.name) for trial in spread_over([point], self._seeds)] for point in self._points()}
+        ended = {point: [self.outcomes.get(trial.name) for trial in self._trials_of(point)] for point in self._points()}
         return {point: result_of([o for o in outcomes if o]) for point, outcomes in ended.items() if all(outcomes)}
 
     @property
@@ -57,8 +60,18 @@ class Book:
 
     def _waiting(self) -> list[Trial]:
         """Trials that may begin now: first those of points begun before, a killed search's too."""
-        begun = [t for t in spread_over(self._points(), self._seeds) if t.name not in self.outcomes and t.name not in self._running]
-        return begun or spread_over(self.strategy.wanted(self.told, self._points())[:1], self._seeds)
+        begun = [t for point in self._points() for t in self._trials_of(point)]
+        open_ = [t for t in begun if t.name not in self.outcomes and t.name not in self._running and self._may_begin(t)]
+        return open_ or spread_over(self.strategy.wanted(self.told, self._points())[:1], self._seeds[:1])
+
+    def _trials_of(self, point: Point) -> list[Trial]:
+        """One a seed; the first alone where that one has decided."""
+        first = self.outcomes.get(Trial.of(point, self._seeds[0]).name)
+        decided = self._one_seed_first and first is not None and not first.is_good
+        return spread_over([point], self._seeds[:1] if decided else self._seeds)
+
+    def _may_begin(self, trial: Trial) -> bool:
+        return not self._one_seed_first or trial.seed == self._seeds[0] or Trial.of(trial.point, self._seeds[0]).name in self.outcomes
 
     def end(self, name: str, outcome: Outcome) -> None:
         """Notes how a trial ended."""

@@ -61,6 +61,7 @@ def outcome_of(run_dir: Path, config: Config, objective: Objective, constraints:
     loss_ratio, loss_step = _worst_loss_ratio(records.train, config.pacing.check_every_steps)
     rejected = _too_high("validation perplexity", ratio, constraints.val_perplexity_ratio, step)
     rejected = rejected or _too_high("training loss", loss_ratio, constraints.loss_ratio, loss_step)
+    rejected = rejected or _unstable(records)
     value = _value(records.val, objective)
     if status == "done" and value is None and rejected is None:
         rejected = f"validation loss {objective.loss} was not reached" if objective.kind == "time_to_loss" else "no validation"
@@ -76,6 +77,15 @@ def outcome_of(run_dir: Path, config: Config, objective: Objective, constraints:
         seconds=last["time_s"],
         steps=last["step"],
     )
+
+
+def _unstable(records: RunRecords) -> str | None:
+    """What the guard, or a loss that was not finite, has ended or turned back."""
+    acted = [decision for decision in records.decisions if decision["trigger"] == "guard" and decision["kind"] != "hold"]
+    if acted:
+        return f"the guard: {acted[0]['kind']} at step {acted[0]['effective_step']}"
+    bad = next((record["step"] for record in records.train if record["loss"] is None), None)
+    return None if bad is None else f"the loss was not finite at step {bad}"
 
 
 def perplexity_ratios(val: Sequence[Record]) -> list[tuple[float, int]]:

@@ -1,5 +1,6 @@
 """A search from its driver's seat: the space checked, the data prepared, trials run by Ray Tune, the best written down."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayError
 
 from raystage.config import Config, ConfigError, dump
 from raystage.config.duration import parse_duration
@@ -17,6 +19,7 @@ from raystage.config.search_space import Space
 from raystage.data.progress import Progress
 from raystage.models.count import flops_per_token
 from raystage.runtime.driver import prepare_corpus
+from raystage.runtime.engine import EngineError
 from raystage.runtime.hardware import hardware_of
 from raystage.runtime.ray_actors import free_orphans
 from raystage.runtime.ray_cluster import connect
@@ -25,7 +28,7 @@ from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import RunRecords
 from raystage.training.worker_range import all_ranges
 from raystage.tuning.best import write_best
-from raystage.tuning.book import Book
+from raystage.tuning.book import TRIALS_FILE, Book
 from raystage.tuning.outcome import Outcome
 from raystage.tuning.search_report import build_search_report
 from raystage.tuning.search_tracking import SearchTracking
@@ -36,6 +39,7 @@ from raystage.tuning.trial import Job, needs_of, run_trial
 from raystage.tuning.trial_config import Trial, TrialConfigs, check_space, target_of
 
 Show = Callable[[Book, set[str]], None]
+_MANY, _CLEAN_EVERY_S = 10**6, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,8 @@ def run_search(search: Search, space: Space, base: Config, progress: Progress, s
     root = RunFolder.of(dataclasses.replace(base, name=search.name))
     if "://" in base.storage:
         raise ConfigError(f"storage={base.storage}: trials of a search lie in a folder that all nodes share; give a path")
+    if (root.path / "config.yaml").is_file():
+        raise ConfigError(f"name={search.name}: {root.path} is the folder of a run; choose another name")
     configs = TrialConfigs(search, base, str(root.path / "trials"))
     check_space(search, space, configs)
     for workers in all_ranges(configs.base):
@@ -68,9 +74,10 @@ def run_search(search: Search, space: Space, base: Config, progress: Progress, s
 
 def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say: Callable[[str], None], show: Show) -> Found:
     strategy = strategy_of(search, space)
-    book = Book(folder, strategy, search.strategy.seeds)
-    tracking = SearchTracking(search, space, configs.base, folder)
-    job = Job(configs, search.objective, search.constraints, tracking.tags_of_trials, Path.cwd())
+    book = Book(folder, strategy, search.strategy.seeds, one_seed_first=search.strategy.kind == "asha")
+    tracking = SearchTracking(search, space, configs.base, folder, configs.folder_of)
+    tracking.make_good(book)
+    job = Job(configs, search.objective, search.constraints, tracking.tags_of_trials, Path.cwd(), search.strategy.seeds[0])
     running: set[str] = set()
     show(book, running)
     if book.outcomes:
@@ -78,12 +85,11 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
 
     def ended(trial: Trial, outcome: Outcome) -> None:
         running.discard(trial.name)
-        free_orphans()
-        tracking.trial_ended(trial, outcome, RunFolder.of(configs.of(trial)).path)
+        tracking.trial_ended(trial, outcome)
         say(line_of(trial, outcome))
         show(book, running)
 
-    searcher = BookSearcher(book, job.outcome, ended)
+    searcher = BookSearcher(book, configs.refusal, job.outcome, ended)
     _quiet_tune()
     # Tune's own folder of results is not where anything is looked up: a new one each time
     tune_dir = folder / "ray" / f"{os.getpid()}-{int(time.time())}"
@@ -95,7 +101,7 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
             num_samples=-1,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
-            max_concurrent_trials=search.trials.max_concurrent or _room(configs.base),
+            max_concurrent_trials=min(search.trials.max_concurrent or _MANY, _room(configs.base)),
             time_budget_s=60 * search.trials.minutes if search.trials.minutes else None,
         ),
         run_config=tune.RunConfig(
@@ -107,14 +113,19 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
         ),
     )
     finished = False
+    page = folder / "report" / "index.html"
     try:
         tuner.fit()
         finished = book.is_done
+    except (tune.TuneError, RayError) as error:
+        raise EngineError(f"Ray Tune: {str(error).strip().splitlines()[-1]}; the same command goes on") from error
     finally:
         summary = summary_of(search, book, configs)
         best = write_best(search, book, configs, folder)
-        page = build_search_report(search, space, book, configs, summary, folder)
-        tracking.close(book, best, page.parent, finished, {t.name: RunFolder.of(configs.of(t)).path for t in book.trials.values()})
+        try:
+            page = build_search_report(search, space, book, configs, summary, folder)
+        finally:
+            tracking.close(book, best, page.parent, finished)
     return Found(folder, best, page, finished, summary)
 
 
@@ -123,8 +134,17 @@ def _name(trial: Any) -> str:
 
 
 class _Showing(tune.Callback):
+    """Draws what happens; and gives back what trials that were ended have held, which is known only when their processes are gone."""
+
     def __init__(self, book: Book, running: set[str], show: Show) -> None:
         self._book, self._running, self._show = book, running, show
+        self._cleaned_s = 0.0
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._cleaned_s > _CLEAN_EVERY_S:
+            self._cleaned_s = time.monotonic()
+            with contextlib.suppress(RayError):
+                free_orphans()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # of no use in the copies that Tune keeps
@@ -155,16 +175,18 @@ def _quiet_tune() -> None:
 def _keep_settings(folder: Path, search: Search, space: Space, base: Config) -> None:
     """A search goes on as it began. Raises ConfigError where its file says otherwise now."""
     text = f"{dataclasses.replace(search, trials=type(search.trials)())!r}\n{space!r}\n{dump(base)}"
-    path = folder / "search.txt"
-    if path.is_file() and path.read_text() != text:
+    path, begun = folder / "search.txt", (folder / TRIALS_FILE).is_file() and (folder / TRIALS_FILE).stat().st_size > 0
+    if begun and path.is_file() and path.read_text() != text:
         raise ConfigError(
             f"name={search.name}: a search of this name began with other settings; choose another name, or move {folder} away"
         )
-    path.write_text(text)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _past(book: Book, configs: TrialConfigs) -> dict[str, Any]:
-    folders = {name: RunFolder.of(configs.of(book.trials[name])).path for name in book.outcomes}
+    folders = {name: configs.folder_of(book.trials[name]) for name in book.outcomes}
     return {name: RunRecords.load(path).val for name, path in folders.items() if (path / "metrics.jsonl").is_file()}
 
 

@@ -72,8 +72,11 @@ def _value(point: Point, key: str | None) -> str:
 
 
 def _order(text: str) -> Any:
+    """Numbers by size, lists by their numbers, anything else after them."""
     value = json.loads(text) if text else 0
-    return (isinstance(value, str), value) if not isinstance(value, list) else (True, json.dumps([f"{v:012}" for v in value]))
+    numbers = value if isinstance(value, list) else [value]
+    is_numeric = all(isinstance(number, int | float) for number in numbers)
+    return (not is_numeric, numbers if is_numeric else [], text)
 
 
 def _place(text: str, places: dict[str, float]) -> float:

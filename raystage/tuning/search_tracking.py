@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _log = logging.getLogger(__name__)
+_TOLD = "trial.status"
 _STATUS: Mapping[str, Literal["FINISHED", "KILLED", "FAILED"]] = {"done": "FINISHED", "ended early": "KILLED", "failed": "FAILED"}
 
 
 class SearchTracking:
     """Does nothing where the base has tracking.mlflow=false; trouble with MLflow is a warning, and never ends a search."""
 
-    def __init__(self, search: Search, space: Space, base: Config, folder: Path) -> None:
-        self._tracking = base.tracking
+    def __init__(self, search: Search, space: Space, base: Config, folder: Path, folder_of: Callable[[Trial], Path]) -> None:
+        self._tracking, self._folder_of = base.tracking, folder_of
         tree = {"search": to_tree(search), "space": {d.key: ", ".join(d.values) or f"{d.low} to {d.high}" for d in space.dimensions}}
         tags = {"raystage.kind": "search"}
         self._parent = MlflowSink.open(folder, base.tracking, tree, search.name, tags=tags) if base.tracking.mlflow else None
@@ -37,9 +38,14 @@ class SearchTracking:
         run_id = self._parent.run_id if self._parent else None
         return {"mlflow.parentRunId": run_id} if run_id else {}
 
-    def trial_ended(self, trial: Trial, outcome: Outcome, run_dir: Path) -> None:
+    def make_good(self, book: Book) -> None:
+        """Tells of the trials that have ended what MLflow does not know: it was away, or the search was killed just then."""
+        for name, outcome in book.outcomes.items():
+            self.trial_ended(book.trials[name], outcome, only_if_untold=True)
+
+    def trial_ended(self, trial: Trial, outcome: Outcome, only_if_untold: bool = False) -> None:
         """Its point, objective, constraints and status; a trial that was ended from outside could not close its run."""
-        mark = load_mark(run_dir) if self._parent else None
+        mark = load_mark(self._folder_of(trial)) if self._parent else None
         if mark is None:
             return
         numbers = {
@@ -48,25 +54,29 @@ class SearchTracking:
             "constraint.loss_ratio": outcome.loss_ratio,
             "cost.flops": outcome.flops,
         }
-        tags = {**{f"point.{key}": value for key, value in trial.point}, "seed": str(trial.seed), "trial.status": outcome.status}
+        tags = {**{f"point.{key}": value for key, value in trial.point}, "seed": str(trial.seed), **self.tags_of_trials}
         tags |= {"trial.rejected": outcome.rejected} if outcome.rejected else {}
 
         def tell(client: "MlflowClient") -> None:
+            if only_if_untold and _TOLD in client.get_run(mark.run_id).data.tags:
+                return
             for key, number in numbers.items():
                 if number is not None and abs(number) < float("inf"):
                     client.log_metric(mark.run_id, key, number, step=outcome.steps)
             for key, text in tags.items():
                 client.set_tag(mark.run_id, key, text)
             client.set_terminated(mark.run_id, _STATUS[outcome.status])
+            client.set_tag(mark.run_id, _TOLD, outcome.status)  # the last word: all of it is there
 
         self._contained(tell)
 
-    def close(self, book: Book, best: Path | None, report: Path, finished: bool, run_dirs: Mapping[str, Path]) -> None:
+    def close(self, book: Book, best: Path | None, report: Path, finished: bool) -> None:
         """Marks the trials of the chosen point, and leaves best.yaml and the report with the parent."""
         if self._parent is None:
             return
         chosen = book.strategy.chosen(book.told)
-        marks = {name: mark for name, path in run_dirs.items() if (mark := load_mark(path))}
+        self.make_good(book)
+        marks = {name: mark for name, trial in book.trials.items() if (mark := load_mark(self._folder_of(trial)))}
 
         def mark_best(client: "MlflowClient") -> None:
             for name, mark in marks.items():

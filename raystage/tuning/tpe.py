@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raystage.config.search import Strategy as Settings
-from raystage.config.search_space import Dimension, Point, Space, value_of
+from raystage.config.search_space import Dimension, Point, Space
 from raystage.tuning.point_result import PointResult, Told, best_of
 
 logging.getLogger("optuna").setLevel(logging.ERROR)
 _CONSTRAINT = "stable"  # broken above 0
+_NO_VALUE = 1e30  # behind every other; such a point has broken a constraint
 
 
 class Tpe:
@@ -58,17 +59,20 @@ class Tpe:
         common: dict[str, Any] = {"params": params, "distributions": self._distributions}
         if result is None:
             return create_trial(state=TrialState.RUNNING, **common)
-        if result.failed or result.value is None or not math.isfinite(result.value):
+        if result.failed:
             return create_trial(state=TrialState.FAIL, **common)
         # one that ended early counts by the value that it had: where it was, it was behind
-        broken = 1.0 if result.rejected and not result.rejected.startswith("ended early") else 0.0
-        return create_trial(value=result.value, constraints={_CONSTRAINT: broken}, **common)
+        broken = 1.0 if result.rejected and not result.ended_early else 0.0
+        value = result.value if result.value is not None and math.isfinite(result.value) else _NO_VALUE
+        return create_trial(value=value, constraints={_CONSTRAINT: broken}, **common)
 
     def _value(self, key: str, value: Any) -> str:
-        return str(value) if isinstance(self._distributions[key], CategoricalDistribution) else value_of(value)
+        return str(value) if isinstance(self._distributions[key], CategoricalDistribution) else self._space[key].text(value)
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.values:
         return CategoricalDistribution(dimension.values)
+    if dimension.whole:
+        return IntDistribution(round(dimension.low), round(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)

@@ -19,9 +19,8 @@ from raystage.runtime.engine import Engine, EngineError
 from raystage.runtime.hardware import hardware_of
 from raystage.runtime.local import LocalEngine
 from raystage.runtime.ray_engine import RayEngine
-from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import Record
-from raystage.tuning.outcome import Outcome, outcome_of, perplexity_ratios
+from raystage.tuning.outcome import Outcome, Status, outcome_of, perplexity_ratios
 from raystage.tuning.trial_config import Trial, TrialConfigs
 
 OUTCOME, LOSS, TOKENS = "outcome", "val_loss", "tokens_seen"
@@ -29,18 +28,21 @@ OUTCOME, LOSS, TOKENS = "outcome", "val_loss", "tokens_seen"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What all trials of a search have in common; `folder`: the working folder of the search, which relative paths count from."""
+    """What all trials of a search have in common; `folder`: the working folder of the search, which relative paths count from.
+
+    `compared_seed`: of the trials that Tune compares while they run, and may end; those of other seeds are compared by the point.
+    """
 
     configs: TrialConfigs
     objective: Objective
     constraints: Constraints
     tags: Mapping[str, str]
     folder: Path
+    compared_seed: int
 
-    def outcome(self, trial: Trial, status: Any = "done") -> Outcome:
+    def outcome(self, trial: Trial, status: Status = "done") -> Outcome:
         """What a trial's run folder says."""
-        config = self.configs.of(trial)
-        return outcome_of(RunFolder.of(config).path, config, self.objective, self.constraints, status)
+        return outcome_of(self.configs.folder_of(trial), self.configs.of(trial), self.objective, self.constraints, status)
 
 
 def run_trial(settings: dict[str, Any], job: Job) -> None:
@@ -55,7 +57,7 @@ def run_trial(settings: dict[str, Any], job: Job) -> None:
         engines.append(RayEngine(config) if config.runtime.engine == "ray" else LocalEngine(config.runtime))
         return engines[0]
 
-    watch = _Watch(job.constraints, engines)
+    watch = _Watch(job.constraints, engines, trial.seed == job.compared_seed)
     tags = {**job.tags, "raystage.trial": trial.name}
     try:
         train(config, make_engine, no_progress, print, Part(tags, [watch]))
@@ -63,7 +65,9 @@ def run_trial(settings: dict[str, Any], job: Job) -> None:
         if job.outcome(trial).rejected is None:
             raise  # no trouble of training's own: worth another try
     outcome = job.outcome(trial)
-    last = told_of(watch.val[-1]) if watch.val else {LOSS: math.inf, TOKENS: outcome.tokens}
+    last = told_of(watch.val[-1]) if watch.val else {LOSS: math.inf}
+    if not watch.is_compared:
+        last[TOKENS] = 0  # before any rung
     tune.report({**last, OUTCOME: json.dumps(outcome.to_json())})
 
 
@@ -80,8 +84,8 @@ class _Watch:
 
     name = "Ray Tune"
 
-    def __init__(self, constraints: Constraints, engines: Sequence[Engine]) -> None:
-        self._limit, self._engines = constraints.val_perplexity_ratio, engines
+    def __init__(self, constraints: Constraints, engines: Sequence[Engine], is_compared: bool) -> None:
+        self._limit, self._engines, self.is_compared = constraints.val_perplexity_ratio, engines, is_compared
         self.val: list[Record] = []
         self._n_told = 0
 
@@ -90,7 +94,7 @@ class _Watch:
         for record in records:
             if record["kind"] == "val":
                 self.val.append(record)
-            elif record["kind"] == "train" and self._n_told < len(self.val):
+            elif record["kind"] == "train" and self._n_told < len(self.val) and self.is_compared:
                 tune.report(told_of(self.val[-1]))
                 self._n_told = len(self.val)
         ratios = [ratio for ratio, _ in perplexity_ratios(self.val)]

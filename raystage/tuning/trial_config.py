@@ -4,6 +4,7 @@ import dataclasses
 import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from raystage.config import Config, ConfigError, from_tree, to_tree
@@ -13,6 +14,7 @@ from raystage.config.search import Search
 from raystage.config.search_space import Point, Space, overrides_of
 from raystage.models.count import flops_per_token
 from raystage.models.family import ModelSpec
+from raystage.tracking.mlflow_client import absolute_uri
 from raystage.training.policy import plan_of
 from raystage.training.stage_model import spec_of, vocab_size_of
 
@@ -21,6 +23,9 @@ _LIGHTWEIGHT_HORIZON = "3 warmups"
 _VALIDATIONS = 10  # of a trial at least, to see its loss rise
 _SHARE = re.compile(r"^\s*([0-9.]+)\s*(%|warmups?)\s*$")
 _MAX_NAME = 80  # characters
+_UNSAID, _LOST = re.compile(r"[^A-Za-z0-9.-]+"), re.compile(r"[^A-Za-z0-9.,\[\] -]")  # what a name leaves out; what it must not lose
+# what a search itself decides, or what makes its trials comparable
+_OWN = ("name", "seed", "storage", "training.duration", "training.stop_at", "runtime", "tracking", "validation", "checkpoint", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +38,9 @@ class Trial:
 
     @staticmethod
     def of(point: Point, seed: int) -> "Trial":
-        parts = [f"{key.rsplit('.', 1)[-1]}-{re.sub(r'[^A-Za-z0-9.]+', '-', value).strip('-')}" for key, value in point]
+        parts = [f"{key.rsplit('.', 1)[-1]}-{_UNSAID.sub('-', value.strip('[]'))}" for key, value in point]
         name = "_".join([*parts, f"seed-{seed}"])
-        if len(name) > _MAX_NAME:
+        if len(name) > _MAX_NAME or any(_LOST.search(value) for _, value in point):
             name = f"{name[: _MAX_NAME - 9]}-{zlib.crc32(repr((point, seed)).encode()):08x}"
         return Trial(point, seed, name)
 
@@ -53,8 +58,12 @@ class TrialConfigs:
     def __init__(self, search: Search, base: Config, storage: str) -> None:
         self._search, self._base = search, base
         self._common = [f"training.duration={given_alike(search, base)}"]
+        self._storage = Path(storage)
         self.horizon = _horizon(search, self.base)
-        self._trial = [f"storage={storage}", "sample.lines=0", "runtime.spare_after_s=null", *_rhythm(self.horizon, self.base)]
+        self._trial = [f"storage={storage}", "sample.lines=0", "runtime.spare_after_s=null", *_rhythm(self.horizon, self.base, search)]
+        if base.tracking.mlflow:
+            # a process of a cluster knows neither the environment nor the folder of this one
+            self._trial.append(f"tracking.mlflow_uri={absolute_uri(base.tracking)}")
         if base.runtime.threads_per_worker is None:
             # trials fill the machine with a CPU a worker: two threads on each would wait for each other
             self._trial.append("runtime.threads_per_worker=1")
@@ -68,6 +77,18 @@ class TrialConfigs:
         """Raises ConfigError for a point that no run could have."""
         mine = [*overrides_of(trial.point), f"seed={trial.seed}", f"name={trial.name}"]
         return from_tree(to_tree(self._base), [*self._common, *self._trial, *mine])
+
+    def folder_of(self, trial: Trial) -> Path:
+        """Of a trial's run."""
+        return self._storage / trial.name
+
+    def refusal(self, trial: Trial) -> str | None:
+        """Why no run could be so; None where one can."""
+        try:
+            self.of(trial)
+        except ConfigError as error:
+            return str(error)
+        return None
 
     def chosen(self, point: Point) -> Config:
         """The run to train with a point of the space."""
@@ -85,10 +106,15 @@ def given_alike(search: Search, base: Config) -> str:
         raise ConfigError(
             f"objective.per={per}: training.duration={text!r} of the base does not say how much that is; give {' or '.join(sorted(fits))}"
         )
-    if per != "compute" or duration.unit == "flops":
-        return text
+    return text if per != "compute" else _as_text(_in_flops(duration, base))
+
+
+def _in_flops(duration: Duration, base: Config) -> Duration:
+    """Steps or tokens as what the target at full context spends on them."""
+    if duration.unit == "flops":
+        return duration
     tokens = duration.amount * (base.training.batch_tokens if duration.unit == "steps" else 1)
-    return f"{tokens * flops_per_token(target_of(base), base.model.context_length):.4g} flops"
+    return Duration(float(f"{tokens * flops_per_token(target_of(base), base.model.context_length):.4g}"), "flops")
 
 
 def target_of(config: Config) -> ModelSpec:
@@ -103,6 +129,9 @@ def check_space(search: Search, space: Space, configs: TrialConfigs) -> None:
     if kind != "asha" and not space.is_finite:
         endless = next(dimension.key for dimension in space.dimensions if not dimension.values)
         raise ConfigError(f"space.{endless}: strategy.kind={kind} takes points one by one; give the range steps")
+    for key in space.keys:
+        if key in _OWN or key.partition(".")[0] in _OWN:
+            raise ConfigError(f"space.{key}: is no key to search; set it in the base, or in overrides")
     for point in space.corners():
         config = configs.of(Trial.of(point, search.strategy.seeds[0]))
     if kind == "lightweight":
@@ -118,7 +147,7 @@ def _check_lightweight(space: Space, config: Config) -> None:
         )
 
 
-def _rhythm(stop_at: str | None, base: Config) -> list[str]:
+def _rhythm(stop_at: str | None, base: Config, search: Search) -> list[str]:
     """Where a trial stops, and how often its loss is looked at before."""
     if stop_at is None:
         return []
@@ -133,30 +162,40 @@ def _rhythm(stop_at: str | None, base: Config) -> list[str]:
         return overrides
     every = max(1, int(duration.amount / per_step[duration.unit]) // _VALIDATIONS)
     often = min(every, base.validation.every_steps)
-    return [*overrides, f"validation.every_steps={often}", f"pacing.check_every_steps={min(often, base.pacing.check_every_steps)}"]
+    overrides.append(f"validation.every_steps={often}")
+    if search.strategy.kind == "lightweight":  # whose rules go by the clock: others' decisions would change
+        overrides.append(f"pacing.check_every_steps={min(often, base.pacing.check_every_steps)}")
+    return overrides
 
 
 def _horizon(search: Search, base: Config) -> str | None:
     text = search.strategy.horizon or (_LIGHTWEIGHT_HORIZON if search.strategy.kind == "lightweight" else None)
     if text is None:
         return None
-    share = _SHARE.match(text)
     try:
-        if share is None:
-            parse_duration(text)
-            return text
-        amount = float(share.group(1))
-        whole = parse_duration(base.training.duration)
-        if share.group(2) == "%" and 0 < amount <= 100:
-            return _as_text(Duration(whole.amount * amount / 100, whole.unit))
-        if share.group(2) != "%" and (steps := round(amount * base.training.schedule.warmup_steps)) > 0:
-            return f"{steps} steps"
+        horizon = _duration_of(text, base)
     except ValueError:
-        pass
+        horizon = None
+    if horizon is not None and horizon.unit in ("steps", "tokens") and search.objective.per == "compute":
+        # points are compared at equal compute; the lightweight strategy asks for stability alone, in the same steps
+        return _as_text(horizon if search.strategy.kind == "lightweight" else _in_flops(horizon, base))
+    if horizon is not None:
+        return _as_text(horizon)
     raise ConfigError(
         f"strategy.horizon={text!r}: must be so many warmups of the learning rate (the base has "
         f"training.schedule.warmup_steps={base.training.schedule.warmup_steps}), a share of the run up to 100%, or like '150 steps'"
     )
+
+
+def _duration_of(text: str, base: Config) -> Duration | None:
+    share = _SHARE.match(text)
+    if share is None:
+        return parse_duration(text)
+    amount, whole = float(share.group(1)), parse_duration(base.training.duration)
+    if share.group(2) == "%":
+        return Duration(whole.amount * amount / 100, whole.unit) if 0 < amount <= 100 else None
+    steps = round(amount * base.training.schedule.warmup_steps)
+    return Duration(steps, "steps") if steps else None
 
 
 def _as_text(duration: Duration) -> str:

@@ -60,8 +60,8 @@ def wall_clock() -> str:
             longer_us.append(took_us["paced"] - took_us["constant"])
     mean, error = statistics.fmean(longer_us), statistics.stdev(longer_us) / PAIRS**0.5
     margin = float(special.stdtrit(PAIRS - 1, 0.975)) * error
-    constant_us = took_us["constant"]
-    return f"wall clock: a step with decisions by slope takes {mean:.0f} +- {margin:.0f} us longer ({PAIRS} pairs, one of {constant_us:.0f} us)"
+    of_us = took_us["constant"]
+    return f"wall clock: a step with decisions by slope takes {mean:.0f} +- {margin:.0f} us longer ({PAIRS} pairs, of {of_us:.0f} us)"
 
 
 def _wall_us_a_step(folder: Path, name: str, overrides: list[str]) -> float:

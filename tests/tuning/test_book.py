@@ -72,3 +72,18 @@ def test_outcomes_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert isinstance(trial, Trial)
     book.end(trial.name, outcome)
     assert Book(tmp_path, Grid(SPACE), [0]).outcomes == {trial.name: outcome}
+
+
+def test_where_trials_are_compared_under_way_a_points_first_seed_decides(tmp_path: Path) -> None:
+    book = Book(tmp_path, Grid(SPACE), [5, 6, 7], one_seed_first=True)
+    first, second = book.next(), book.next()
+    assert isinstance(first, Trial)
+    assert isinstance(second, Trial)
+    assert (first.seed, second.seed) == (5, 5)
+    assert first.point != second.point
+    book.end(first.name, Outcome("ended early", 4.0))
+    assert not book.told[first.point].is_good
+    book.end(second.name, Outcome("done", 3.0))
+    assert second.point not in book.told
+    others = [book.next(), book.next()]
+    assert [(trial.point, trial.seed) for trial in others if isinstance(trial, Trial)] == [(second.point, 6), (second.point, 7)]

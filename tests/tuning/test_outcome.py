@@ -71,6 +71,17 @@ def test_time_to_loss(tmp_path: Path, per: Any, value: float) -> None:
     assert (late.value, late.rejected) == (None, "validation loss 2.0 was not reached")
 
 
+def test_what_the_guard_ended_and_losses_that_are_no_numbers_reject(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", [5.0, 4.0])
+    decision = {"decision_id": 1, "kind": "stop", "trigger": "guard", "effective_step": 17}
+    (folder / "decisions.jsonl").write_text(json.dumps(decision) + "\n")
+    assert read(folder, tmp_path).rejected == "the guard: stop at step 17"
+    lines = (folder / "metrics.jsonl").read_text().replace('"step": 13, "loss": 4.0', '"step": 13, "loss": null')
+    (folder / "metrics.jsonl").write_text(lines)
+    (folder / "decisions.jsonl").unlink()
+    assert read(folder, tmp_path).rejected == "the loss was not finite at step 13"
+
+
 def test_a_run_without_steps_has_failed(tmp_path: Path) -> None:
     assert read(tmp_path / "nothing", tmp_path).status == "failed"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from raystage.config import ConfigError
+from raystage.config.duration import parse_duration
 from raystage.config.search_space import read_space
 from raystage.tuning.trial_config import Trial, TrialConfigs, check_space
 from tests.tuning.made_search import TREE, made_search
@@ -31,6 +32,14 @@ def test_a_range_is_exact_at_both_ends(tree: dict[str, Any], values: list[float]
     assert [json.loads(value) for value in dimension.values] == values
 
 
+def test_a_range_of_a_whole_key_is_of_whole_numbers() -> None:
+    steps, whole = read_space(
+        {"training.batch_tokens": {"low": 100, "high": 103, "steps": 7}, "pacing.checks_in_a_row": {"low": 1, "high": 3}}
+    ).dimensions
+    assert steps.values == ("100", "101", "102", "103")
+    assert whole.text(2.6) == "3"
+
+
 def read_and_check(folder: Path, **changes: Any) -> None:
     search, space, base = made_search(folder, **changes)
     check_space(search, space, TrialConfigs(search, base, "trials"))
@@ -52,6 +61,9 @@ def read_and_check(folder: Path, **changes: Any) -> None:
         ),
         ({"pacing.warmpu.fraction": [0.1]}, "pacing.warmpu: no such key; did you mean pacing.warmup"),
         ({"pacing.lengths": [[8, 32], [8, 32]]}, "gives a value twice"),
+        ({"seed": [1, 2]}, "space.seed: is no key to search"),
+        ({"runtime.workers": [1, 2]}, "space.runtime.workers: is no key to search"),
+        ({"training.duration": ["1 steps", "2 steps"]}, "space.training.duration: is no key to search"),
         ({}, "space: must be a mapping of keys to values to try"),
         (None, "space: must be a mapping of keys to values to try"),
         ({"training.optimizer.lr": {"low": 0.1, "high": 0.2, "steps": 20000}}, "20,000 points, more than 10,000"),
@@ -99,6 +111,11 @@ def test_trials_are_given_alike_and_stop_at_the_horizon(tmp_path: Path) -> None:
     assert config.training.duration.endswith("flops"), "equal compute"
     assert (config.training.stop_at, config.validation.every_steps, config.seed) == ("20 steps", 2, 7)
     assert config.storage == "here"
+    grid, _, _ = made_search(tmp_path, strategy={"kind": "grid", "horizon": "20 steps"})
+    stop_at = TrialConfigs(grid, base, "here").of(Trial.of(point, 7)).training.stop_at
+    assert stop_at is not None
+    assert parse_duration(stop_at).unit == "flops", "at equal compute"
+    assert parse_duration(stop_at).amount == pytest.approx(parse_duration(config.training.duration).amount / 2, rel=1e-3)
     chosen = configs.chosen(point)
     assert (chosen.training.stop_at, chosen.name, chosen.validation.every_steps) == (None, "made-best", base.validation.every_steps)
     assert chosen.pacing.lengths == (8, 32)
@@ -109,6 +126,8 @@ def test_the_same_trial_has_the_same_name_and_others_another(tmp_path: Path) -> 
     trials = [Trial.of(point, seed) for point in space.corners() for seed in (0, 1)]
     assert len({trial.name for trial in trials}) == 12
     assert [Trial.from_json(trial.to_json()) for trial in trials] == trials
+    alike = ["-0.5", "0.5", "1e16", "1e-16", '"a b"', '"a-b"', "[8, -1]", "[8, 1]", "[-8, 1]"]
+    assert len({Trial.of((("pacing.x", value),), 0).name for value in alike}) == len(alike)
     long = ((f"pacing.{'x' * 200}", "1"),)
     assert Trial.of(long, 0).name != Trial.of(long, 1).name
     assert len(Trial.of(long, 0).name) <= 100

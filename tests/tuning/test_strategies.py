@@ -1,5 +1,6 @@
 """Strategies on made truths: the right point, with few trials, whatever was known before and in whatever order trials end."""
 
+import json
 import random
 
 import pytest
@@ -17,7 +18,7 @@ SPACE = read_space({"pacing.lengths": STARTS, "pacing.warmup.fraction": WARMUPS}
 
 
 def result(value: float = 3.0, rejected: str | None = None, spread: float = 0.0, flops: float = 1.0, seconds: float = 1.0) -> PointResult:
-    return PointResult(value, spread, rejected, False, flops, seconds, 1)
+    return PointResult(value, spread, rejected, False, False, flops, seconds, 1)
 
 
 def run(strategy: Strategy, truth: dict[Point, PointResult]) -> dict[Point, PointResult]:
@@ -75,8 +76,8 @@ def test_ties_go_to_the_cheaper_point_and_constraints_come_before_values() -> No
     }
     assert best_of(told) == points[2]
     assert best_of({p: r for p, r in told.items() if r.rejected}) is None
-    # alike but for the last step of a budget: then the faster one
-    near = {points[1]: result(3.0, flops=1.001e9, seconds=9.0), points[2]: result(3.0, flops=1.002e9, seconds=5.0)}
+    # alike but for the last step of a budget: then the better one, whatever the clock of a busy machine says
+    near = {points[1]: result(3.01, spread=0.02, flops=1.001e9), points[2]: result(3.0, spread=0.02, flops=1.002e9, seconds=9.0)}
     assert best_of(near) == points[2]
 
 
@@ -129,3 +130,15 @@ def test_tpe_ends_where_a_finite_space_is_used_up() -> None:
 def test_a_point_under_way_is_not_wanted_again(strategy: Strategy) -> None:
     first = strategy.wanted({}, [])[0]
     assert first not in strategy.wanted({}, [first])
+
+
+def test_tpe_proposes_whole_numbers_and_learns_from_points_without_a_value() -> None:
+    space = read_space({"training.batch_tokens": {"low": 1, "high": 1000000, "log": True}})
+    strategy = Tpe(space, Settings(n_points=40))
+    told: dict[Point, PointResult] = {}
+    while points := strategy.wanted(told, list(told)):
+        number = json.loads(points[0][0][1])
+        assert isinstance(number, int)
+        good = PointResult(float(number), 0.0, None, False, False, 1.0, 1.0, 1)
+        told[points[0]] = good if number < 3000 else PointResult(None, 0.0, "the guard: stop", False, False, 1.0, 1.0, 1)
+    assert sum(result.rejected is not None for result in list(told.values())[15:]) < 6, "ten by chance"
