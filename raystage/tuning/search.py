@@ -66,7 +66,7 @@ def run_search(search: Search, space: Space, base: Config, progress: Progress, s
         if workers.low != workers.high:
             raise ConfigError("runtime.workers: the trials of a search have a fixed number of workers; give that number")
     with root.locked():
-        _keep_settings(root.path, search, space, configs.base)
+        keep_settings(root.path, search, space, configs.base)
         prepare_corpus(base, progress)
         connect(base)
         return _run(search, space, configs, root.path, say, show)
@@ -172,7 +172,7 @@ def _quiet_tune() -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
-def _keep_settings(folder: Path, search: Search, space: Space, base: Config) -> None:
+def keep_settings(folder: Path, search: Search, space: Space, base: Config) -> None:
     """A search goes on as it began. Raises ConfigError where its file says otherwise now."""
     text = f"{dataclasses.replace(search, trials=type(search.trials)())!r}\n{space!r}\n{dump(base)}"
     path, begun = folder / "search.txt", (folder / TRIALS_FILE).is_file() and (folder / TRIALS_FILE).stat().st_size > 0

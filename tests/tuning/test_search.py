@@ -1,4 +1,4 @@
-"""A search for real: the command, trials side by side under Ray Tune, MLflow, the report; a trial that crashes; the same command again."""
+"""A search for real: the command, trials side by side under Ray Tune, MLflow, the report; a trial that crashes."""
 
 import json
 import os
@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from raystage.config import load
+from raystage.config import ConfigError, load
 from raystage.tracking.records import read_records
+from raystage.tuning.search import keep_settings
 from raystage.tuning.trial_config import Trial
-from tests.tuning.made_search import write_search
+from tests.tuning.made_search import made_search, write_search
 
 COMMAND = [sys.executable, "-c", "from raystage.cli import main; main()", "tune"]
 SPACE = {"training.optimizer.lr": [0.005, 0.02, 0.04], "pacing.lengths": [[16, 32]]}
@@ -73,12 +74,14 @@ def test_a_search_from_its_begin_to_the_configuration_to_train_with(folder: Path
     page = (home / "report" / "index.html").read_text()
     assert "its trial failed" in page
 
-    again = tune(folder, path)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "3 of its trials have ended" in again.stdout
-    assert len(client.search_runs([experiment.experiment_id])) == 3
-    assert load(home / "best.yaml") == best
 
-    other = tune(folder, path, "strategy.n_points=5")
-    assert other.returncode == 2
-    assert "a search of this name began with other settings; choose another name" in other.stderr
+def test_a_search_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Other limits of its trials may do; other settings need another name, once a trial was begun."""
+    settings = made_search(tmp_path)
+    keep_settings(tmp_path, *settings)
+    keep_settings(tmp_path, *made_search(tmp_path, strategy={"kind": "grid"}))
+    keep_settings(tmp_path, *settings)
+    (tmp_path / "trials.jsonl").write_text("{}\n")
+    keep_settings(tmp_path, *made_search(tmp_path, trials={"max_concurrent": 3}))
+    with pytest.raises(ConfigError, match="a search of this name began with other settings; choose another name, or move"):
+        keep_settings(tmp_path, *made_search(tmp_path, strategy={"kind": "grid"}))
