@@ -52,5 +52,5 @@ class TrialView:
 
     def show(self, book: Book, running: set[str]) -> None:
         """Draws what the book knows."""
-        if self._live:
+        if self._live and book.trials:
             self._live.update(trial_table(list(book.trials.values()), book.outcomes, running, book.strategy.chosen(book.told)))
