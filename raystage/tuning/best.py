@@ -5,16 +5,15 @@ from pathlib import Path
 from raystage.config import dump
 from raystage.config.search import Search
 from raystage.config.search_space import overrides_of
-from raystage.tuning.book import Book
-from raystage.tuning.summary import summary_of
+from raystage.tuning.summary import Summary
 from raystage.tuning.trial_config import TrialConfigs
 
 BEST_FILE = "best.yaml"
 
 
-def write_best(search: Search, book: Book, configs: TrialConfigs, folder: Path) -> Path | None:
+def write_best(search: Search, summary: Summary, configs: TrialConfigs, folder: Path) -> Path | None:
     """Writes it into the search's folder, in one piece; None, and nothing written, while no point may be chosen."""
-    summary, path = summary_of(search, book, configs), folder / BEST_FILE
+    path = folder / BEST_FILE
     if summary.chosen is None or summary.result is None:
         path.unlink(missing_ok=True)
         return None

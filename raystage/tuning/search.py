@@ -120,8 +120,8 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
     except (tune.TuneError, RayError) as error:
         raise EngineError(f"Ray Tune: {str(error).strip().splitlines()[-1]}; the same command goes on") from error
     finally:
-        summary = summary_of(search, book, configs)
-        best = write_best(search, book, configs, folder)
+        summary = summary_of(book, configs)
+        best = write_best(search, summary, configs, folder)
         try:
             page = build_search_report(search, space, book, configs, summary, folder)
         finally:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 
-from raystage.config.search import Search
 from raystage.config.search_space import Point
 from raystage.runtime.plan_stages import planned_stages
 from raystage.tuning.book import Book
@@ -17,7 +16,6 @@ class Summary:
 
     flops: float
     run_flops: float
-    seconds: float
     counts: dict[str, int]
     chosen: Point | None
     result: PointResult | None
@@ -33,7 +31,7 @@ class Summary:
         return f"{sum(self.counts.values())} trials ({counted}), {self.flops:.3g} FLOPs, {self.share:.1%} of one full run"
 
 
-def summary_of(search: Search, book: Book, configs: TrialConfigs) -> Summary:
+def summary_of(book: Book, configs: TrialConfigs) -> Summary:
     """Of what the book knows by now."""
     outcomes, told = list(book.outcomes.values()), book.told
     counts = Counter({"good": 0, "rejected": 0, "ended early": 0, "failed": 0, "under way": 0})
@@ -43,7 +41,6 @@ def summary_of(search: Search, book: Book, configs: TrialConfigs) -> Summary:
     return Summary(
         flops=sum(outcome.flops for outcome in outcomes),
         run_flops=sum(stage.flops for stage in planned_stages(configs.base)),
-        seconds=sum(outcome.seconds for outcome in outcomes),
         counts=dict(counts),
         chosen=chosen,
         result=told[chosen] if chosen else None,
