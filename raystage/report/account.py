@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from raystage.report.cited import Cited
 from raystage.tracking.records import Record
 
 
@@ -37,3 +38,14 @@ def account_of(record: Record) -> Account:
     trained = record["tokens_seen"] - undone - repeated
     passed = trained + dropped + waiting + skipped
     return Account(passed, trained, dropped, waiting, skipped, tokens("recycled"), repeated, undone)
+
+
+def cited_account(account: Account, last_step: int) -> dict[str, Cited]:
+    """The same by name, each with the keys of the last training record that it is from."""
+    made = {
+        "passed": "tokens_seen - tokens_undone - tokens_repeated + tokens_dropped + tokens_waiting + tokens_skipped",
+        "trained": "tokens_seen - tokens_undone - tokens_repeated",
+    }
+    return {
+        name: Cited(value, "train", made.get(name, f"tokens_{name}"), (last_step,)) for name, value in dataclasses.asdict(account).items()
+    }

@@ -1,16 +1,16 @@
-"""Curves small enough to draw: smoothed inside a stage, thinned to a few thousand points."""
+"""Curves small enough to draw: which records of a million are drawn, and running means inside a stage."""
 
 import dataclasses
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raystage.tracking.records import Record
+from raystage.report.columns import Values
 
-Values = NDArray[np.float64]
-MAX_POINTS = 2000
+Positions = NDArray[np.int64]
+Gaps = NDArray[np.bool_]
+MAX_POINTS = 800  # a panel is some 400 pixels wide
 _WINDOWS_A_STAGE = 25
 
 
@@ -20,48 +20,54 @@ class Curve:
     y: Values
 
 
-def values(records: Sequence[Record], key: str) -> Values:
-    """One key of all records; nan for null."""
-    return np.array([np.nan if record[key] is None else record[key] for record in records], dtype=np.float64)
-
-
 def raw(x: Values, y: Values, max_points: int = MAX_POINTS) -> Curve:
     """The curve itself, or the smallest and the largest value of each of `max_points / 2` bins: spikes stay visible."""
     picked = thinned(y, max_points)
     return Curve(x[picked], y[picked])
 
 
-def thinned(y: Values, max_points: int = MAX_POINTS) -> NDArray[np.int64]:
-    """The positions that `raw` keeps."""
+def thinned(y: Values, max_points: int = MAX_POINTS) -> Positions:
+    """The positions that `raw` keeps: the first, the last, and the extremes of each bin."""
     if len(y) <= max_points:
         return np.arange(len(y))
-    edges = np.linspace(0, len(y), max_points // 2 + 1).astype(int)
-    return np.array([i for low, high in pairwise(edges) for i in _extremes(y, int(low), int(high))])
+    edges = np.linspace(0, len(y), max_points // 2).astype(int)
+    inner = [i for low, high in pairwise(edges) for i in _extremes(y, int(low), int(high))]
+    return np.unique([0, *inner, len(y) - 1])
 
 
-def by_stage(x: Values, y: Values, stage: Values) -> Curve:
-    """The curve with a gap (nan) wherever the stage changes."""
-    borders = np.flatnonzero(np.diff(stage)) + 1
-    return Curve(np.insert(x, borders, np.nan), np.insert(y, borders, np.nan))
+def peak_positions(y: Values, n_bins: int) -> Positions:
+    """Where the largest value of each bin is; a bin without any has none."""
+    edges = np.linspace(0, len(y), min(n_bins, len(y)) + 1).astype(int)
+    return np.array(
+        [low + int(np.nanargmax(y[low:high])) for low, high in pairwise(edges) if np.isfinite(y[low:high]).any()], dtype=np.int64
+    )
 
 
-def smoothed(x: Values, y: Values, stage: Values, max_points: int = MAX_POINTS) -> Curve:
-    """Centred running means over a 25th of each stage, never across its border (nan there breaks the line)."""
+def broken(positions: Positions, stage: Values) -> tuple[Positions, Gaps]:
+    """The positions with one more, a gap, wherever the stage changes; and which of them are gaps."""
+    borders = np.flatnonzero(np.diff(stage[positions])) + 1
+    gaps = np.insert(np.zeros(len(positions), dtype=bool), borders, True)
+    return np.insert(positions, borders, positions[borders]), gaps
+
+
+def running_means(y: Values, stage: Values, max_points: int = MAX_POINTS) -> tuple[Positions, Values]:
+    """Positions, and centred running means over a 25th of each stage, never across its border, where nan breaks the line."""
     borders = [0, *(np.flatnonzero(np.diff(stage)) + 1), len(y)]
-    xs, ys = [], []
+    positions, means = [], []
     for low, high in pairwise(borders):
         share = max(2, round((max_points - len(borders)) * (high - low) / len(y)))
-        picked = np.unique(np.linspace(low, high - 1, min(share, high - low)).astype(int)) - low
-        xs.append(np.append(x[low:high][picked], x[high - 1]))
-        ys.append(np.append(_running_mean(y[low:high])[picked], np.nan))
-    return Curve(np.concatenate(xs), np.concatenate(ys))
+        picked = np.unique(np.linspace(low, high - 1, min(share, high - low)).astype(int))
+        positions.append(np.append(picked, high - 1))
+        means.append(np.append(_running_mean(y[low:high])[picked - low], np.nan))
+    return np.concatenate(positions), np.concatenate(means)
 
 
 def _extremes(y: Values, low: int, high: int) -> list[int]:
-    part = y[low:high]
-    if np.isnan(part).all():
+    known = np.flatnonzero(np.isfinite(y[low:high]))
+    if not len(known):
         return [low]
-    return sorted({low + int(np.nanargmin(part)), low + int(np.nanargmax(part))})
+    part = y[low:high][known]
+    return sorted({low + int(known[part.argmin()]), low + int(known[part.argmax()])})
 
 
 def _running_mean(y: Values) -> Values:

@@ -2,101 +2,118 @@
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import pairwise
 
+import numpy as np
+
+from raystage.report.cited import Cited, at, derived
+from raystage.report.columns import Columns
+from raystage.report.run import Run
 from raystage.tracking.decision_text import is_change
-from raystage.tracking.records import Record, RunRecords
+from raystage.tracking.records import Record
 
 LAST_STEPS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """What was spent: tokens, FLOPs, seconds."""
-
-    tokens: float
-    flops: float
-    time_s: float
+CLOCKS = ("tokens_seen", "flops", "time_s")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Losses are of training; `last_loss` is the mean of the last 10 steps. None where not known or not finite."""
+    """`begin`, `end`, `spent`: by clock. `first`, `last`: positions among the training records. Losses are of training, the last a mean."""
 
     number: int
-    seq_len_tokens: int
-    n_layer: int
-    d_model: int
-    n_parameters: int
-    spent: Span
+    record: Record
+    first: int
+    last: int
     first_step: int
     last_step: int
-    first_loss: float | None
-    last_loss: float | None
-    val_loss: float | None
+    begin: dict[str, float]
+    end: dict[str, float]
+    spent: dict[str, Cited]
+    first_loss: Cited
+    last_loss: Cited
+    val_loss: Cited | None
     ended_by: Record | None
 
     @property
+    def n_parameters(self) -> Cited:
+        return Cited(self.record["n_parameters"], "train", "n_parameters", (self.last_step,))
+
+    @property
+    def numbers(self) -> dict[str, Cited]:
+        """Every number of its row, by name."""
+        losses = {"first_loss": self.first_loss, "last_loss": self.last_loss} | ({"val_loss": self.val_loss} if self.val_loss else {})
+        return {"n_parameters": self.n_parameters, **self.spent, **losses}
+
+    @property
     def shape(self) -> str:
-        return f"len {self.seq_len_tokens} · {self.n_layer} {'layer' if self.n_layer == 1 else 'layers'} x {self.d_model}"
+        n_layer = self.record["n_layer"]
+        return f"len {self.record['seq_len_tokens']} · {n_layer} {'layer' if n_layer == 1 else 'layers'} x {self.record['d_model']}"
 
 
-def stages_of(records: RunRecords) -> list[Stage]:
+def stages_of(run: Run) -> list[Stage]:
     """The stages in the order they were trained; a rollback makes a stage appear twice."""
-    groups = [list(group) for _, group in groupby(records.train, key=_shape)]
-    before = [_base(records.train), *(_spent(group[-1]) for group in groups[:-1])]
-    after = [*(group[0]["step"] for group in groups[1:]), None]
-    return [
-        _stage(number, group, start, next_step, records)
-        for number, (group, start, next_step) in enumerate(zip(groups, before, after, strict=True), 1)
-    ]
+    train = run.train
+    borders = [0, *(np.flatnonzero(np.diff(train["stage"])) + 1).tolist(), len(train)]
+    records = run.metrics.train_records([after - 1 for after in borders[1:]])
+    return [_stage(number, record, span, run) for number, (record, span) in enumerate(zip(records, pairwise(borders), strict=True), 1)]
 
 
-def total(stages: Sequence[Stage]) -> Span:
+def base_of(train: Columns, starts: Columns) -> dict[str, float]:
+    """What the run began with: not zero where it went on from another's state. Its first start says so.
+
+    Records of before starts held clocks: by the first two steps, as if they had been alike.
+    """
+    if len(starts) and all(np.isfinite(starts[clock][0]) for clock in CLOCKS):
+        return {clock: float(starts[clock][0]) for clock in CLOCKS}
+    if len(train) < 2 or train["stage"][0] != train["stage"][1]:
+        return dict.fromkeys(CLOCKS, 0.0)
+    return {key: max(0.0, float(2 * train[key][0] - train[key][1])) for key in ("tokens_seen", "flops")} | {"time_s": 0.0}
+
+
+def total(stages: Sequence[Stage], clock: str) -> Cited:
     """What all of them spent."""
-    return Span(sum(s.spent.tokens for s in stages), sum(s.spent.flops for s in stages), sum(s.spent.time_s for s in stages))
+    last = stages[-1].spent[clock]
+    value = sum(stage.spent[clock].value or 0.0 for stage in stages)
+    return Cited(value, last.kind, clock, last.steps[-1:], "less what the run began with")
 
 
-def _shape(record: Record) -> tuple[int, ...]:
-    return record["stage"], record["seq_len_tokens"], record["n_layer"], record["d_model"]
-
-
-def _spent(record: Record) -> Span:
-    return Span(record["tokens_seen"], record["flops"], record["time_s"])
-
-
-def _base(train: Sequence[Record]) -> Span:
-    """Tokens and FLOPs before the first step: not zero in a run that began from another's state."""
-    if len(train) < 2 or train[0]["stage"] != train[1]["stage"]:
-        return Span(0, 0, 0)
-    first, second = _spent(train[0]), _spent(train[1])
-    return Span(max(0, 2 * first.tokens - second.tokens), max(0, 2 * first.flops - second.flops), 0)
-
-
-def _stage(number: int, group: Sequence[Record], start: Span, next_step: int | None, records: RunRecords) -> Stage:
-    first, last, end = group[0], group[-1], _spent(group[-1])
-    finite = [record["loss"] for record in group if record["loss"] is not None]
+def _stage(number: int, record: Record, span: tuple[int, int], run: Run) -> Stage:
+    train, (first, after) = run.train, span
+    first_step, last_step = train.step(first), train.step(after - 1)
+    next_step = train.step(after) if after < len(train) else None
+    finite = first + np.flatnonzero(np.isfinite(train["loss"][first:after]))
     tail = finite[-LAST_STEPS:]
+    lasts = [at(train, int(i), "loss") for i in tail]
     return Stage(
         number=number,
-        seq_len_tokens=last["seq_len_tokens"],
-        n_layer=last["n_layer"],
-        d_model=last["d_model"],
-        n_parameters=last["n_parameters"],
-        spent=Span(end.tokens - start.tokens, end.flops - start.flops, end.time_s - start.time_s),
-        first_step=first["step"],
-        last_step=last["step"],
-        first_loss=finite[0] if finite else None,
-        last_loss=sum(tail) / len(tail) if tail else None,
-        val_loss=_val_loss(records.val, first, last),
-        ended_by=None if next_step is None else _end(records.decisions, first["step"], next_step),
+        record=record,
+        first=first,
+        last=after - 1,
+        first_step=first_step,
+        last_step=last_step,
+        begin={clock: float(train[clock][first]) for clock in CLOCKS},
+        end={clock: float(train[clock][after - 1]) for clock in CLOCKS},
+        spent={clock: _spent(run, clock, first, after - 1) for clock in CLOCKS},
+        first_loss=at(train, int(finite[0]) if len(finite) else first, "loss"),
+        last_loss=derived(float(np.mean(train["loss"][tail])), lasts, "loss", "mean") if lasts else at(train, after - 1, "loss"),
+        val_loss=_val_loss(run.val, first_step, last_step, float(train["stage"][first])),
+        ended_by=None if next_step is None else _end(run.decisions, first_step, next_step),
     )
 
 
-def _val_loss(val: Sequence[Record], first: Record, last: Record) -> float | None:
-    inside = [r for r in val if r["stage"] == first["stage"] and first["step"] <= r["step"] <= last["step"]]
-    ends = [r for r in inside if r["stage_end"]] or inside
-    return ends[-1]["val_loss"] if ends else None
+def _spent(run: Run, clock: str, first: int, last: int) -> Cited:
+    train = run.train
+    if first == 0:
+        value = float(train[clock][last]) - base_of(train, run.metrics.of["start"])[clock]
+        return Cited(value, "train", clock, (train.step(last),), "less what the run began with")
+    value = float(train[clock][last] - train[clock][first - 1])
+    return Cited(value, "train", clock, (train.step(first - 1), train.step(last)), "difference")
+
+
+def _val_loss(val: Columns, first_step: int, last_step: int, stage: float) -> Cited | None:
+    inside = np.flatnonzero((val["stage"] == stage) & (first_step <= val["step"]) & (val["step"] <= last_step))
+    ends = [i for i in inside if val["stage_end"][i] == 1] or list(inside)
+    return at(val, int(ends[-1]), "val_loss") if ends else None
 
 
 def _end(decisions: Sequence[Record], first_step: int, next_step: int) -> Record | None:

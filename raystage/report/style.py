@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 INK = "#1f2933"
 MUTED = "#66727f"
@@ -12,7 +12,10 @@ TRAIN = "#0072B2"
 VALIDATION = "#D55E00"
 THRESHOLD = "#D55E00"
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-RUN_DASHES = ("-", "--", ":", "-.")
+Dash = Literal["-", "--", ":", "-.", "none"] | tuple[float, tuple[float, ...]]
+# a run's dash and marker tell it apart where its colour does not: five and ten, so that ten runs all differ
+RUN_DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.", (0, (7, 1.5, 1, 1.5, 1, 1.5)))
+RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 _RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -41,6 +44,8 @@ _RC: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "lines.solid_capstyle": "round",
     "svg.hashsalt": "raystage",
+    "path.simplify": False,  # each point of a series stays in the SVG
+    "text.parse_math": False,  # a run may be called a$b
 }
 
 
@@ -53,6 +58,11 @@ def applied() -> Iterator[None]:
         yield
 
 
-def run_style(index: int) -> tuple[str, str]:
+def run_style(index: int) -> tuple[str, Dash]:
     """Colour and dash of the run at `index`."""
-    return RUN_COLOURS[index % len(RUN_COLOURS)], RUN_DASHES[index // len(RUN_COLOURS) % len(RUN_DASHES)]
+    return RUN_COLOURS[index % len(RUN_COLOURS)], RUN_DASHES[index % len(RUN_DASHES)]
+
+
+def run_marker(index: int) -> str:
+    """Marker of the run at `index`."""
+    return RUN_MARKERS[index % len(RUN_MARKERS)]
