@@ -1,6 +1,5 @@
 """Mean loss on held-out rows at the full context length, over all ranks."""
 
-import torch
 from torch import nn
 
 from raystage.config.schema import Config, Training
@@ -9,6 +8,7 @@ from raystage.data.rows import Rows
 from raystage.devices import Device
 from raystage.devices.at_once import sequences_at_once
 from raystage.devices.ranks import Ranks
+from raystage.evaluation.language_model import evaluating
 
 
 def rows_at_once(config: Config, settings: Training, device: Device, ranks: Ranks) -> int:
@@ -16,7 +16,6 @@ def rows_at_once(config: Config, settings: Training, device: Device, ranks: Rank
     return sequences_at_once(settings.micro_batch_tokens, config.model.context_length, config.validation.rows, device, ranks)
 
 
-@torch.no_grad()
 def summed_loss(
     trainee: nn.Module, batch: Batch, device: Device, micro_batch: int, eot_id: int | None = None, n_passes: int = 0
 ) -> tuple[float, int]:
@@ -25,16 +24,14 @@ def summed_loss(
     `eot_id`: where attention stops at document borders, as in training; None: it does not. `n_passes`: of the rank that has the
     most, which all of them do.
     """
-    was_training = trainee.training
-    trainee.eval()
     total, tokens = 0.0, 0
-    for part in batch.split(micro_batch, n_passes, alike=device.is_lazy):
-        part = part.on(device.place)
-        extra = document_mask(part.inputs_BL, eot_id) if eot_id is not None else ()
-        with device.full_float32():  # the gate of growth allows no more, and shares its programs with validation
-            total += float(trainee(part.inputs_BL, part.targets_BL, *extra).double())
-        tokens += int((part.targets_BL >= 0).sum())
-    trainee.train(was_training)
+    with evaluating(trainee):
+        for part in batch.split(micro_batch, n_passes, alike=device.is_lazy):
+            part = part.on(device.place)
+            extra = document_mask(part.inputs_BL, eot_id) if eot_id is not None else ()
+            with device.full_float32():  # the gate of growth allows no more, and shares its programs with validation
+                total += float(trainee(part.inputs_BL, part.targets_BL, *extra).double())
+            tokens += int((part.targets_BL >= 0).sum())
     return total, tokens
 
 
