@@ -1,0 +1,101 @@
+"""What a job takes along to a cluster: its configuration, and the files of this machine that it names by relative paths."""
+
+import dataclasses
+import fnmatch
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from raystage.config import Config, ConfigError, dump
+from raystage.data.files import matching_files
+from raystage.storage.address import is_uri
+
+CONFIG_NAME, SEARCH_NAME = "config.yaml", "search.yaml"
+_MOST_BYTES = 200_000_000  # a head node holds packages in memory
+_REMEDY = "give a folder that all nodes share, or a URI like s3://bucket/runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class JobPackage:
+    """`texts`: files to write, by name; `files`: files to copy, by their place in the package. `command`: of raystage, on them."""
+
+    command: tuple[str, ...]
+    texts: Mapping[str, str]
+    files: Mapping[str, Path]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(len(text.encode()) for text in self.texts.values()) + sum(path.stat().st_size for path in self.files.values())
+
+    def write(self, folder: Path) -> None:
+        """Fills an empty folder."""
+        for name, text in self.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, path in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, folder / name)
+
+
+def package_of(config: Config, excludes: Sequence[str] = (), search: Path | None = None, overrides: Sequence[str] = ()) -> JobPackage:
+    """The package of a run; or of a search by its file, with overrides, whose base is `config`.
+
+    `excludes`: patterns of files that are left out, since they are where the job runs. Raises ConfigError for what would be lost with the
+    job, and for more than fits.
+    """
+    _check_places(config)
+    if config.init_from.path is not None and not _is_absolute(config.init_from.path):
+        raise ConfigError(f"init_from.path={config.init_from.path}: is relative, and weights are not taken along; {_REMEDY}")
+    files = {name: path for name, path in _inputs(config) if not any(fnmatch.fnmatch(name, pattern) for pattern in excludes)}
+    texts = {CONFIG_NAME: dump(config)}
+    command: tuple[str, ...] = ("train", CONFIG_NAME)
+    if search is not None:
+        texts[SEARCH_NAME] = search.read_text(encoding="utf-8")
+        command = ("tune", SEARCH_NAME, *overrides, f"base={CONFIG_NAME}")
+    package = JobPackage(command, texts, files)
+    if package.n_bytes > _MOST_BYTES:
+        largest = max(files, key=lambda name: files[name].stat().st_size)
+        raise ConfigError(
+            f"{largest} and others: {package.n_bytes / 1e6:.0f} MB to take along, at most {_MOST_BYTES / 1e6:.0f}; "
+            "put them where all nodes see them and name them by absolute paths, or leave them out by --exclude"
+        )
+    return package
+
+
+def check_place_in_package(config: Config, folder: Path) -> None:
+    """For a run whose working folder is a job's unpacked package. Raises ConfigError for what would end with it."""
+    if any(part.startswith("_ray_pkg_") for part in folder.parts):
+        _check_places(config)
+
+
+def _check_places(config: Config) -> None:
+    for key, place in (("storage", config.storage), ("data.cache_dir", config.data.cache_dir)):
+        if not _is_absolute(place):
+            raise ConfigError(f"{key}={place}: is relative, and a job's working folder ends with the job; {_REMEDY}")
+    store = config.tracking.mlflow_uri
+    if config.tracking.mlflow and store is not None and (store.startswith("sqlite:///") or not is_uri(store)):
+        path = store.removeprefix("sqlite:///")
+        if not _is_absolute(path):
+            raise ConfigError(f"tracking.mlflow_uri={store}: is relative, and a job's working folder ends with the job; give a server")
+
+
+def _inputs(config: Config) -> Iterator[tuple[str, Path]]:
+    """Files that the configuration names by relative paths. Raises ConfigError for one that is not there, or outside this folder."""
+    data, wanted = config.data, config.evaluation
+    patterns: list[str | None] = [source.path for source in (*data.sources, *data.validation_sources) if source.path]
+    patterns += [data.tokenizer.path if data.tokenizer.kind == "file" else None, *wanted.texts, wanted.lambada]
+    for pattern in patterns:
+        if pattern and not _is_absolute(pattern):
+            yield from _below_here(pattern)
+
+
+def _below_here(pattern: str) -> Iterator[tuple[str, Path]]:
+    path = Path(pattern)
+    for file in [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else matching_files(pattern):
+        name = file.as_posix()
+        if ".." in file.parts:
+            raise ConfigError(f"{pattern}: lies outside the working folder and cannot be taken along; give an absolute path on the cluster")
+        yield name, file
+
+
+def _is_absolute(place: str) -> bool:
+    return is_uri(place) or Path(place).expanduser().is_absolute()
