@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 XLA_VENV := .venv-xla
+AUDIT_VENV := .venv-audit
 XLA_STAMP := $(XLA_VENV)/.installed
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-xla test-cuda check bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune format clean
+.PHONY: help install quickstart test test-xla test-cuda check audit bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,11 +30,16 @@ test-xla: $(XLA_STAMP) ## the tests of XLA devices, in an environment of its own
 test-cuda: $(STAMP) ## the tests of CUDA devices, on a machine that has one
 	$(BIN)/python -m pytest tests/cuda
 
-check: $(STAMP) ## lint, formatting, types, import contracts
+check: $(STAMP) ## lint, formatting, types, import contracts, security (bandit)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet -c pyproject.toml -r raystage
+
+audit: $(STAMP) ## known vulnerabilities of the pinned packages, in an environment of its own; asks the package index, which must have advisories
+	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'; }
+	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 bench: $(STAMP) ## the benchmarks
 	$(BIN)/python -m tests.bench
@@ -56,6 +62,9 @@ soak-tune: $(STAMP) ## a search killed twice, and four trials at once on a clust
 	$(BIN)/python -m tests.soak.tune_killed
 	$(BIN)/python -m tests.soak.tune_cluster
 
+soak-mlflow: $(STAMP) ## a run whose MLflow server is dead for a third of it, against one whose server is well (ten minutes)
+	$(BIN)/python -m tests.soak.mlflow_killed
+
 bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (8 minutes)
 	$(BIN)/python -m tests.bench.restart
 
@@ -66,8 +75,8 @@ format: $(STAMP) ## rewrite the code as the checks want it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove .venv, .venv-xla and caches; runs and prepared data stay
-	rm -rf $(VENV) $(XLA_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove .venv, .venv-xla, .venv-audit and caches; runs and prepared data stay
+	rm -rf $(VENV) $(XLA_VENV) $(AUDIT_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find raystage tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One pip call, so that one resolver run settles everything; its warnings and errors are shown, the dots only say that it lives.

@@ -1,10 +1,10 @@
 """The command line: one command a verb; nothing else."""
 
 import contextlib
+import dataclasses
+import errno
 import json
-import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import rich.console
 import typer
 
+from raystage import cluster_commands
 from raystage.config import Config, ConfigError, load
 from raystage.config.grow import Grow, read_target
+from raystage.config.names import shortened
+from raystage.config.redact import redacted
 from raystage.config.reference import key_table
 from raystage.config.replay import Replay, read_pacing
 from raystage.config.search import Search, read_search
+from raystage.quiet import quiet_environment
+from raystage.runtime.secrets_file import load_secrets
 
 if TYPE_CHECKING:
-    from raystage.data.corpus import Corpus
     from raystage.runtime.driver import Outcome
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -31,6 +35,10 @@ RunDir = Annotated[
 ]
 RunAction = Literal["raise", "grow", "pause", "resume", "stop"]
 ChangeOption = Literal["length", "batch", "depth", "width"]
+DeviceOption = Literal["auto", "cpu", "cuda", "xla"]
+PrecisionOption = Literal["float32", "bf16"]
+ModelArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="run folder or its URI, raystage checkpoint, or Hugging Face folder")]
+CheckpointOption = Annotated[str | None, typer.Option(help="name of a checkpoint, pinned ones included; default: the newest")]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local, instead of runtime.engine")]
 ProfileOption = Annotated[bool, typer.Option("--profile", help="where the time of a few steps of each stage goes: RUN/profile")]
 
@@ -39,13 +47,22 @@ _PROFILED_STEPS = 3
 _terminal = rich.console.Console(highlight=False)
 
 
+for command in (cluster_commands.submit, cluster_commands.jobs, cluster_commands.doctor):
+    app.command()(command)
+
+
 def main() -> None:
     """Entry point: exit code 2 for a mistake of the user, 1 for a run that failed, each with one line."""
-    _quiet_environment()
+    quiet_environment()
     try:
+        load_secrets()
         app()
     except ConfigError as error:
         _fail(str(error), 2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _fail(f"{shortened(str(error.filename))}: no file has so long a name", 2)
 
 
 def _key_list(root: type) -> str:
@@ -71,11 +88,11 @@ def tune(
 ) -> None:
     """Search the pacing of a run, or go on with the search that SEARCH names; leaves best.yaml, which train takes."""
     settings, space, base = read_search(search, overrides or ())
-    from raystage.tracking.preparing import preparing
+    from raystage.tracking.progress_bars import progress_bars
     from raystage.tuning.search import run_search
     from raystage.tuning.trial_table import TrialView
 
-    with _engine_errors(), preparing(_terminal) as progress, TrialView(_terminal) as view:
+    with _engine_errors(), progress_bars(_terminal) as progress, TrialView(_terminal) as view:
         found = run_search(settings, space, base, progress, _say, view.show)
     _say(f"search: {found.summary}")
     if found.best is not None:
@@ -92,9 +109,9 @@ def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
     """Turn CONFIG's sources into packed rows; a second call finds them there."""
     settings = load(config, overrides or ())
     from raystage.runtime.driver import prepare_corpus
-    from raystage.tracking.preparing import preparing
+    from raystage.tracking.progress_bars import progress_bars
 
-    with preparing(_terminal) as progress:
+    with progress_bars(_terminal) as progress:
         corpus = prepare_corpus(settings, progress)
     _say(
         f"{corpus.n_train_tokens:,} training and {corpus.n_validation_tokens:,} validation tokens of "
@@ -118,30 +135,35 @@ def plan(
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="one run folder or its URI, or several to compare")],
     out: Annotated[Path | None, typer.Option(help="folder for the page; default: RUN/report, or 'report' for several")] = None,
+    baseline: Annotated[str | None, typer.Option(help="name of the run that the others are measured against; default: the first")] = None,
 ) -> None:
-    """Build the page and the picture of one run, or of several side by side."""
+    """Build the page, the picture and the data of one run, or of several side by side against a baseline."""
     from raystage.report.build import build_report
     from raystage.runtime.view import view_records
+    from raystage.tracking.progress_bars import progress_bars
 
-    folders = [view_records(run) for run in runs]
+    with progress_bars(_terminal) as progress:
+        folders = [view_records(run, progress) for run in runs]
     beside = len(runs) == 1 and folders[0] == Path(runs[0])
-    _say(f"report: {build_report(folders, out or (folders[0] / 'report' if beside else Path('report')))}")
+    _say(f"report: {build_report(folders, out or (folders[0] / 'report' if beside else Path('report')), baseline)}")
 
 
 @app.command()
 def export(
     run: RunDir,
     target: Annotated[Path, typer.Argument(help="new folder")],
-    checkpoint: Annotated[str | None, typer.Option(help="name of a checkpoint, pinned ones included; default: the newest")] = None,
+    checkpoint: CheckpointOption = None,
 ) -> None:
     """Write a checkpoint of RUN as a Hugging Face folder that AutoModelForCausalLM loads."""
-    from raystage.runtime.export import choose_checkpoint
+    from raystage.runtime.export import choose_checkpoint, corpus_of_run
     from raystage.runtime.export import export as write
     from raystage.runtime.view import view_checkpoint
+    from raystage.tracking.progress_bars import progress_bars
 
-    folder = view_checkpoint(run, checkpoint)
+    with progress_bars(_terminal) as progress:
+        folder = view_checkpoint(run, checkpoint, progress)
     stored = choose_checkpoint(folder, checkpoint)
-    _say(f"model: {write(stored, _corpus_of(folder), target)} ({stored.folder.name})")
+    _say(f"model: {write(stored, corpus_of_run(folder), target)} ({stored.folder.name})")
 
 
 @app.command(epilog=_key_list(Grow))
@@ -165,26 +187,71 @@ def grow(
 
 
 @app.command()
+def evaluate(
+    source: ModelArgument,
+    checkpoint: CheckpointOption = None,
+    text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="perplexity of a text file; once or several times")] = None,
+    lambada: Annotated[Path | None, typer.Option(metavar="FILE", help="LAMBADA: JSON lines with a passage under 'text'")] = None,
+    validation: Annotated[bool, typer.Option("--validation", help="loss on the run's held-out rows; the default")] = False,
+    positions: Annotated[bool, typer.Option("--positions", help="loss by position of each --text, too")] = False,
+    words: Annotated[int | None, typer.Option(min=1, help="[words] of the --text; default: split by white space")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="[tokens] of a window; default: the model's context")] = None,
+    stride: Annotated[int | None, typer.Option(help="[tokens] scored in each window but the first; default: the context")] = None,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="[tokens] of one forward pass")] = 4096,
+    device: Annotated[DeviceOption, typer.Option(help="auto: cuda where there is one")] = "auto",
+    precision: Annotated[PrecisionOption, typer.Option(help="bf16: autocast; weights and losses stay float32")] = "float32",
+    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="all results, for programs")] = None,
+    mlflow: Annotated[bool | None, typer.Option("--mlflow/--no-mlflow", help="default: where the run has an MLflow run")] = None,
+) -> None:
+    """Measure a model: perplexity on text, LAMBADA, loss by position on a run's held-out rows; saved in RUN/evaluations."""
+    from raystage.runtime.evaluate import Request, evaluate_model
+    from raystage.runtime.evaluation_record import conventions, evaluation_table, publish, save_json
+    from raystage.runtime.model_source import find_model
+    from raystage.tracking.progress_bars import progress_bars
+
+    request = Request(tuple(text or ()), lambada, validation, positions, words, context, stride, batch_tokens, device, precision)
+    with progress_bars(_terminal) as progress:
+        found = find_model(source, checkpoint, progress)
+        tree = evaluate_model(found, request, progress)
+    _terminal.print(evaluation_table(tree))
+    for line in [*conventions(tree), *publish(tree, found, source, mlflow)]:
+        _say(line)
+    if as_json is not None:
+        save_json(tree, as_json)
+
+
+@app.command()
 def generate(
-    source: Annotated[str, typer.Argument(metavar="RUN", help="finished run folder or its URI, or a Hugging Face folder")],
-    prompt: Annotated[str, typer.Option(help="text to go on from; empty: the start of a document")] = "",
+    source: ModelArgument,
+    checkpoint: CheckpointOption = None,
+    prompt: Annotated[str, typer.Option(help="text to go on from, '-': standard input; empty: the start of a document")] = "",
+    prompt_file: Annotated[Path | None, typer.Option(metavar="FILE", help="text to go on from, instead of --prompt")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="[texts] to write, side by side")] = 1,
     tokens: Annotated[int, typer.Option(min=1, help="[tokens] to write")] = 200,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0: greedy")] = 0.7,
     top_k: Annotated[int, typer.Option(min=0, help="[entries] sampled from; 0: all")] = 50,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="probability mass sampled from")] = 1.0,
-    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="of the sampling")] = 0,
+    device: Annotated[DeviceOption, typer.Option(help="auto: cuda where there is one")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="prompt, settings and text of each sample, for programs")] = False,
 ) -> None:
     """Write text with a trained model, to the end of its document or of the tokens."""
     from raystage.evaluation.generation import Generator, Sampling
-    from raystage.runtime.view import view_model
+    from raystage.runtime.model_source import find_finished, pick
+    from raystage.tracking.progress_bars import progress_bars
 
-    folder = view_model(source)
-    try:
-        generator = Generator(folder)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    (text,) = generator.texts(prompt, 1, tokens, Sampling(temperature, top_k, top_p, seed))
-    print(prompt + text.partition(generator.end_of_text)[0])
+    start = _prompt(prompt, prompt_file)
+    with progress_bars(_terminal) as progress:
+        found = find_finished(source, checkpoint, progress)
+    generator = Generator(found.open(pick(device), "float32"))
+    written = generator.samples(start, samples, tokens, Sampling(temperature, top_k, top_p, seed))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(sample) for sample in written], indent=2))
+        return
+    for number, sample in enumerate(written, start=1):
+        if samples > 1:
+            print(f"--- sample {number} of {samples}")
+        print(sample.prompt + sample.text)
 
 
 @app.command(epilog=_key_list(Replay))
@@ -235,19 +302,31 @@ def runs(
     _say(ask_anywhere(storage, action, name, what))
 
 
+@app.command()
+def sync(
+    run: RunDir,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[tracking.KEY=VALUE]...", help="tracking.mlflow_uri=...")] = None,
+) -> None:
+    """Send to MLflow what it does not have of RUN: it was away, or the run was trained without it. Nothing is sent twice."""
+    from raystage.runtime.sync import sync as send
+
+    with _engine_errors():
+        send(run, overrides or (), _say)
+
+
 def _train_on_ray(settings: Config) -> None:
     from raystage.runtime.driver import train as run
     from raystage.runtime.ray_engine import RayEngine
-    from raystage.tracking.preparing import preparing
+    from raystage.tracking.progress_bars import progress_bars
 
-    with _engine_errors(), preparing(_terminal) as progress:
+    with _engine_errors(), progress_bars(_terminal) as progress:
         _finish(run(settings, lambda: RayEngine(settings), progress, _say))
 
 
 def _train_local(settings: Config) -> None:
     from raystage.runtime.driver import train as run
     from raystage.runtime.local import LocalEngine
-    from raystage.tracking.preparing import preparing
+    from raystage.tracking.progress_bars import progress_bars
 
     try:
         engine = LocalEngine(settings.runtime)
@@ -256,7 +335,7 @@ def _train_local(settings: Config) -> None:
     with _engine_errors():
         if engine.ranks.is_first:
             try:
-                with preparing(_terminal) as progress:
+                with progress_bars(_terminal) as progress:
                     _finish(run(settings, lambda: engine, progress, _say))
             finally:
                 engine.dismiss()
@@ -286,37 +365,25 @@ def _engine_errors() -> Iterator[None]:
         _fail(str(error), 1)
 
 
-def _corpus_of(run: Path) -> "Corpus":
-    from raystage.data.prepare import prepare as prepare_data
+def _prompt(text: str, file: Path | None) -> str:
+    if file is not None and text:
+        raise ConfigError("--prompt and --prompt-file: give one of them")
+    if file is None:
+        return sys.stdin.read() if text == "-" else text
+    from raystage.data.files import open_text
 
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"{run}: no run folder (it has no config.yaml); 'raystage runs' lists runs")
-    return prepare_data(load(run / "config.yaml").data)
+    with open_text(file) as content:
+        return content.read()
 
 
 def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
     return [*(overrides or ()), *([f"runtime.engine={engine}"] if engine else [])]
 
 
-def _quiet_environment() -> None:
-    """Keeps other packages' chatter off the terminal; what the user has set stays."""
-    for key, value in {
-        "RAY_TRAIN_V2_ENABLED": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "1",
-        "TOKENIZERS_PARALLELISM": "true",
-        "GIT_PYTHON_REFRESH": "quiet",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }.items():
-        os.environ.setdefault(key, value)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-
-
 def _say(line: str) -> None:
-    _terminal.print(line, markup=False, soft_wrap=True)
+    _terminal.print(redacted(line), markup=False, soft_wrap=True)
 
 
 def _fail(line: str, code: int) -> None:
-    print(f"raystage: {line}", file=sys.stderr)
+    print(f"raystage: {redacted(line)}", file=sys.stderr)
     sys.exit(code)

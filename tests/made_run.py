@@ -16,6 +16,7 @@ class MadeStage:
     n_layer: int
     d_model: int
     steps: int
+    workers: int = 2
 
     @property
     def n_parameters(self) -> int:
@@ -100,7 +101,8 @@ class _Maker:
             {"kind": "train", **self.clock, **stage.shape, "batch_tokens": _BATCH_TOKENS, "n_parameters": stage.n_parameters}
             | {"loss": loss, "lr": 1e-3 * min(1.0, self.clock["step"] / 50), "grad_norm": 0.8 + abs(self.noise.gauss(0, 0.1))}
             | {"slope": self.slope if step > 40 else None, "tokens_per_s": _BATCH_TOKENS / 0.18, "mfu": None}
-            | {"world_size": 2, "attempt": 1, "stage": index}
+            | {"second_moment": 1e-3 / math.sqrt(step) if step % _CHECK_STEPS == 0 else None}
+            | {"world_size": stage.workers, "attempt": 1, "stage": index}
         )
 
     def _floor(self, stage: MadeStage) -> float:

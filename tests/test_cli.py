@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import signal
 import sys
@@ -92,6 +93,9 @@ def test_the_verbs_from_text_to_text(folder: Path) -> None:
     assert "decision 3" in trained.stdout
     again = raystage("train", "small.yaml", cwd=folder)
     assert "is complete" in again.stdout
+    table = json.loads((folder / "runs/small/report/samples.json").read_text())
+    assert [(sample["temperature"], sample["top_p"]) for sample in table] == [(0, 1.0), (0.7, 1.0), (1.0, 1.0), (1.0, 0.9)] * 2
+    assert [bool(sample["prompt"]) for sample in table] == [False] * 4 + [True] * 4
     refused = raystage("train", "small.yaml", "training.optimizer.lr=0.1", cwd=folder)
     assert refused.code == 2
     assert "0.005" in refused.stderr
@@ -118,7 +122,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path:
 
 def _signal_at_step_40(metrics: Path, number: signal.Signals) -> None:
     deadline_s = time.monotonic() + 60
-    while not metrics.exists() or '"step": 40' not in metrics.read_text():
+    while not metrics.exists() or '"step":40,' not in metrics.read_text():
         if time.monotonic() > deadline_s:
             return
         time.sleep(0.05)

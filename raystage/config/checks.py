@@ -3,6 +3,7 @@
 from raystage.config.duration import parse_duration
 from raystage.config.errors import ConfigError
 from raystage.config.pacing_checks import change_counts, check_pacing, show
+from raystage.config.ray_address import check_address
 from raystage.config.schema import Config, Source, WorkerRange
 
 _MAX_DIVISORS_TRIED = 4096
@@ -19,6 +20,9 @@ def check(config: Config) -> None:
     _check_growth(config)
     _check_init(config)
     _check_workers(config)
+    _check_evaluation(config)
+    if config.runtime.address is not None:
+        check_address(config.runtime.address, "runtime.address")
 
 
 def _check_sources(config: Config) -> None:
@@ -162,4 +166,20 @@ def _check_workers(config: Config) -> None:
     if runtime.stage_workers is not None and not 1 <= len(runtime.stage_workers) <= n_stages:
         raise ConfigError(
             f"runtime.stage_workers: {len(runtime.stage_workers)} entries, but the plan has {n_stages} stages; give 1 to {n_stages}"
+        )
+
+
+def _check_evaluation(config: Config) -> None:
+    wanted, context = config.evaluation, config.model.context_length
+    if not wanted.beside_training:
+        return
+    if config.runtime.engine == "local":
+        raise ConfigError("evaluation.beside_training=true: needs runtime.engine=ray; without, 'raystage evaluate' measures afterwards")
+    if "://" in config.storage:
+        raise ConfigError(f"evaluation.beside_training=true: needs a folder that all nodes share, and storage={config.storage} is a URI")
+    if not (wanted.validation or wanted.texts or wanted.lambada):
+        raise ConfigError("evaluation.beside_training=true: nothing to measure; set evaluation.validation, texts or lambada")
+    if wanted.stride_tokens is not None and wanted.stride_tokens > context:
+        raise ConfigError(
+            f"evaluation.stride_tokens={wanted.stride_tokens}: above model.context_length={context}, it would pass over tokens"
         )

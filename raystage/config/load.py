@@ -14,11 +14,13 @@ import yaml
 from raystage.config.checks import check
 from raystage.config.errors import ConfigError
 from raystage.config.keys import Key, keys
+from raystage.config.names import shortened
+from raystage.config.no_secrets import check_no_secrets
 from raystage.config.parse import parse, plain
+from raystage.config.redact import redacted
 from raystage.config.schema import Config
 
 _LISTS_OF_MAPPINGS = ("sources", "validation_sources")
-_MAX_SHOWN = 80  # characters of a value in a message
 
 Root = TypeVar("Root")
 
@@ -40,6 +42,7 @@ def from_tree(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
     """The validated configuration of a nested mapping with `key.sub=value` overrides. Raises ConfigError."""
     config = validated(Config, tree, overrides, help_command="raystage train --help")
     check(config)
+    check_no_secrets(flat(to_tree(config)))
     return config
 
 
@@ -181,4 +184,4 @@ def _show(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return shortened(redacted(text))  # in this order: a part of a secret could not be told from other text

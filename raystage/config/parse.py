@@ -54,7 +54,7 @@ _Loader.add_implicit_resolver(
 def parse(text: str, where: str) -> Any:
     """The value that the YAML `text` holds; `where` (a path or key) begins the message of the ConfigError it raises."""
     try:
-        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        tree = yaml.load(text, Loader=_Loader)  # nosec B506  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         raise ConfigError(f"{where}: not YAML{line}: {error.problem or error.context}") from None

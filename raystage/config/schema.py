@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from raystage.config.evaluation import Evaluation
 from raystage.config.fields import STRICT, Fraction, Length, Positive
+from raystage.config.names import NAME
 from raystage.config.pacing import Pacing
 
 
@@ -249,6 +251,17 @@ class Tracking:
         default=None, description="tracking server; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder"
     )
     experiment: str = Field(default="raystage", min_length=1, description="MLflow experiment")
+    log_model: bool = Field(default=True, description="leave the trained model in MLflow, for mlflow.pyfunc and mlflow models serve")
+    register_as: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        pattern=NAME,
+        description="name in MLflow's model registry that the trained model becomes a version of; null: none",
+    )
+    system_every_s: float | None = Field(
+        default=10.0, gt=0, description="[s] between samples of processor, memory, disk, network and GPU of rank 0's machine; null: none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -264,7 +277,7 @@ class Config:
         default="run",
         min_length=1,
         max_length=100,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=NAME,
         description="of the run; the same name again resumes it",
     )
     storage: str = Field(
@@ -280,6 +293,7 @@ class Config:
     growth: Growth = Field(default=Growth(), description="how a model grows")
     training: Training = Field(default=Training(), description="batch, duration, optimizer, learning rate")
     validation: Validation = Field(default=Validation(), description="loss on held-out text")
+    evaluation: Evaluation = Field(default=Evaluation(), description="what is measured of checkpoints beside training")
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="what is kept on disk")
     init_from: InitFrom = Field(default=InitFrom(), description="weights or state to start from")
     runtime: Runtime = Field(default=Runtime(), description="where it runs")

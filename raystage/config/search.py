@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from raystage.config.errors import ConfigError
 from raystage.config.fields import STRICT, NonNegative, Positive
 from raystage.config.load import applied, load, validated
+from raystage.config.names import NAME
 from raystage.config.parse import parse
 from raystage.config.schema import Config
 from raystage.config.search_space import Space, read_space
@@ -77,7 +78,7 @@ class Search:
         default="search",
         min_length=1,
         max_length=60,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=NAME,
         description="of the search, and of its folder below the base's storage",
     )
     base: str = Field(default="tune_configs/quickstart.yaml", description="configuration that every trial begins from, as for train")

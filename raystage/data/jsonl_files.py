@@ -23,7 +23,7 @@ def jsonl_documents(files: list[Path], text_key: str, on_bytes: OnBytes) -> Iter
 def _text(line: bytes, text_key: str, where: str) -> str:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in brackets
         raise ConfigError(f"{where}: not JSON ({error}); one object a line is needed") from None
     if not isinstance(record, dict):
         raise ConfigError(f"{where}: holds {type(record).__name__}, must be an object with the field {text_key!r}")

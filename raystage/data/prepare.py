@@ -6,11 +6,11 @@ from raystage.config import ConfigError
 from raystage.config.schema import Data
 from raystage.data.build import build_corpus
 from raystage.data.cache import building, remove_leftovers
-from raystage.data.corpus import FORMAT_VERSION, Corpus
+from raystage.data.corpus import FACTS, FORMAT_VERSION, Corpus
 from raystage.data.fingerprint import corpus_digest
 from raystage.data.progress import Progress, no_progress
 from raystage.data.remote_corpus import fetch_corpus, node_folder, send_corpus
-from raystage.data.tokenizer import load_tokenizer
+from raystage.data.tokenizer import TextTokenizer, load_tokenizer
 from raystage.storage.address import is_uri
 from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
@@ -26,11 +26,10 @@ def prepare(data: Data, progress: Progress | None = None, patience: Patience | N
     with the store. `progress(label, done, total)` hears of every piece read, in bytes. Raises ConfigError for a source, tokenizer or
     cache that cannot be read, or gives no training or no validation text; StorageError where the store is away for too long.
     """
-    tokenizer = None if data.tokenizer.kind == "train" else load_tokenizer(data.tokenizer)
-    digest = corpus_digest(data, tokenizer, FORMAT_VERSION)
+    tokenizer, digest = _tokenizer_and_digest(data)
     name = digest[:FOLDER_DIGITS]
     is_elsewhere, patience = is_uri(data.cache_dir), patience or Patience(_PATIENCE_S)
-    folder = node_folder(data, name) if is_elsewhere else Path(data.cache_dir).expanduser() / name
+    folder = _folder(data, name)
     remove_leftovers(folder.parent)
     if is_elsewhere:
         RemoteFolder.open(data.cache_dir, "data.cache_dir", patience).check_writable("data.cache_dir", ".writable")
@@ -41,6 +40,20 @@ def prepare(data: Data, progress: Progress | None = None, patience: Patience | N
     if is_elsewhere:
         send_corpus(data, folder, patience)
     return Corpus.load(folder)
+
+
+def is_prepared(data: Data) -> bool:
+    """Whether the corpus lies on this machine already. Raises ConfigError for a source or tokenizer that cannot be read."""
+    return (_folder(data, _tokenizer_and_digest(data)[1][:FOLDER_DIGITS]) / FACTS).is_file()
+
+
+def _tokenizer_and_digest(data: Data) -> tuple[TextTokenizer | None, str]:
+    tokenizer = None if data.tokenizer.kind == "train" else load_tokenizer(data.tokenizer)
+    return tokenizer, corpus_digest(data, tokenizer, FORMAT_VERSION)
+
+
+def _folder(data: Data, name: str) -> Path:
+    return node_folder(data, name) if is_uri(data.cache_dir) else Path(data.cache_dir).expanduser() / name
 
 
 def _is_whole(folder: Path) -> bool:

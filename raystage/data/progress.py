@@ -1,15 +1,20 @@
 """How far a long reading is, for whoever draws it."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from raystage.config.schema import Source
 from raystage.data.files import matching_files
 from raystage.data.stdlib_files import stdlib_files
 
-Progress = Callable[[str, int, int | None], None]  # label, done [bytes], total [bytes] where it is known
+
+class Progress(Protocol):
+    def __call__(self, label: str, done: int, total: int | None, unit: str = "bytes") -> None:
+        """So much is done of a total, where that is known. `unit`: bytes, or what is counted, in the plural. The label names the bar."""
+        ...
 
 
-def no_progress(label: str, done: int, total: int | None) -> None:
+def no_progress(label: str, done: int, total: int | None, unit: str = "bytes") -> None:
     """For whoever draws nothing."""
 
 
@@ -26,6 +31,16 @@ class Meter:
     def advance(self, n_bytes: int) -> None:
         self._done_bytes += n_bytes
         self._progress(self._label, self._done_bytes, self._total_bytes)
+
+    def part(self) -> Callable[[int], None]:
+        """Takes how much of one part has come, as often as that changes and from 0 again where it has to; parts come one by one."""
+        begun_bytes = self._done_bytes
+
+        def come(n_bytes: int) -> None:
+            self._done_bytes = begun_bytes + n_bytes
+            self._progress(self._label, self._done_bytes, self._total_bytes)
+
+        return come
 
     def finish(self) -> None:
         """All that was wanted is read, be it less than the total: what counts as done is now the total."""

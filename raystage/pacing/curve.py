@@ -42,7 +42,7 @@ def append(bins: tuple[Bin, ...], new: Bin) -> tuple[Bin, ...]:
 
     New bins then fill the last one up to the size of the others: all weigh the same, and the whole stage stays in sight.
     """
-    if bins and bins[-1].n_steps + new.n_steps <= max(b.n_steps for b in bins):
+    if bins and bins[-1].n_steps + new.n_steps <= max([b.n_steps for b in bins]):
         return (*bins[:-1], merge(bins[-1], new))
     bins = (*bins, new)
     if len(bins) <= MAX_BINS:

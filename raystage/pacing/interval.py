@@ -1,9 +1,7 @@
 """The steps between two checks, summed up as they come."""
 
 import dataclasses
-import functools
 import math
-import operator
 from collections.abc import Sequence
 
 from raystage.pacing.curve import Bin
@@ -36,30 +34,26 @@ class Interval:
 
     def plus(self, policy: Policy, points: Sequence[Point]) -> "Interval":
         """With more steps; one whose loss or gradient is not finite is left to the rollback that follows it."""
-        finite = [p for p in points if p.is_finite]
-        if not finite:
-            return self
-        moments = [m for m in (self.second_moment, *(p.second_moment for p in finite)) if m is not None]
-        signals = [(p.loss if policy.signal == "loss" else p.probe_loss, p) for p in finite]
-        signal_sum, log_x_sum, tokens_sum = self.signal_sum, self.log_x_sum, self.tokens_sum
+        n_steps, n_signal, second_moment = self.n_steps, self.n_signal, self.second_moment
+        loss_sum, signal_sum, log_x_sum, tokens_sum = self.loss_sum, self.signal_sum, self.log_x_sum, self.tokens_sum
+        grad_norm, lr_min, lr_max = self.grad_norm, self.lr_min, self.lr_max
         # one after the other, so that the sums do not depend on how many points come at once
-        for signal, point in signals:
+        for point in points:
+            if not point.is_finite:
+                continue
+            n_steps += 1
+            loss_sum += point.loss
+            grad_norm = max(grad_norm, point.grad_norm)
+            lr_min, lr_max = min(lr_min, point.lr), max(lr_max, point.lr)
+            if point.second_moment is not None:
+                second_moment = max(second_moment or 0.0, point.second_moment)
+            signal = point.loss if policy.signal == "loss" else point.probe_loss
             if signal is not None:
+                n_signal += 1
                 signal_sum += signal
                 log_x_sum += math.log10(_axis_value(policy, point))
                 tokens_sum += point.tokens_seen
-        return Interval(
-            n_steps=self.n_steps + len(finite),
-            loss_sum=functools.reduce(operator.add, (p.loss for p in finite), self.loss_sum),
-            grad_norm=max(self.grad_norm, *(p.grad_norm for p in finite)),
-            second_moment=max(moments, default=None),
-            lr_min=min(self.lr_min, *(p.lr for p in finite)),
-            lr_max=max(self.lr_max, *(p.lr for p in finite)),
-            n_signal=self.n_signal + sum(signal is not None for signal, _ in signals),
-            signal_sum=signal_sum,
-            log_x_sum=log_x_sum,
-            tokens_sum=tokens_sum,
-        )
+        return Interval(n_steps, loss_sum, grad_norm, second_moment, lr_min, lr_max, n_signal, signal_sum, log_x_sum, tokens_sum)
 
     def bin(self) -> Bin | None:
         """The interval as one point of the curve; None without a signal."""

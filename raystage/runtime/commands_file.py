@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from raystage.config import ConfigError
+from raystage.config.names import check_name
 from raystage.tracking.records import parse_line
 from raystage.training.by_hand import WANTED
 from raystage.training.checkpoint import CheckpointStore
@@ -21,7 +22,7 @@ def check_wish(action: str, name: str | None, what: str | None) -> str:
     if what is not None and what not in WANTED.get(action, ()):
         takes = " or ".join(WANTED[action]) if action in WANTED else "no --what"
         raise ConfigError(f"--what={what}: {action} takes {takes}")
-    return name
+    return check_name(name, "run")
 
 
 def command_line(action: str, what: str | None, **more: object) -> dict[str, object]:

@@ -16,16 +16,23 @@ from raystage.data.progress import Progress
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.driver_storage import DriverStorage
 from raystage.runtime.engine import Engine, EngineError
+from raystage.runtime.job_package import check_place_in_package
+from raystage.runtime.origin import origin_of
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.wrap_up import Products, wrap_up
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
 from raystage.tracking import Follower, Sink
 from raystage.tracking.console import Console
+from raystage.tracking.goal import Goal
+from raystage.tracking.mlflow_mark import Status
+from raystage.tracking.mlflow_products import products_of
 from raystage.tracking.mlflow_sink import MlflowSink
+from raystage.tracking.provenance import write_provenance
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.stage_model import vocab_size_of
 from raystage.training.start import find_checkpoint
+from raystage.training.weight_files import read_headers
 
 _LAST_DELIVERY_S = 30.0
 
@@ -84,11 +91,13 @@ def _train_in_storage(
     corpus = prepare_corpus(config, progress, patience)
     if config.init_from.path is not None:
         try:
-            find_checkpoint(Path(config.init_from.path).expanduser())
+            read_headers(find_checkpoint(Path(config.init_from.path).expanduser()))
         except ValueError as error:
             raise ConfigError(f"init_from.path: {error}") from None
+    check_place_in_package(config, Path.cwd())
+    _check_texts(config)
     folder = RunFolder.of(config)
-    elsewhere = DriverStorage(config, folder, patience, say)
+    elsewhere = DriverStorage(config, folder, patience, say, progress)
     with folder.locked():
         elsewhere.take_up()
         for change in folder.accept(config):
@@ -100,7 +109,17 @@ def _train_in_storage(
             say(line)
         if finished:
             say(f"run {config.name!r} is complete; a longer training.duration goes on from its end")
-        return _train(config, corpus, folder, None if finished else make_engine, elsewhere, part)
+        else:
+            elsewhere.bring_where_it_trains()
+        return _train(config, corpus, folder, None if finished else make_engine, elsewhere, part, say)
+
+
+def _check_texts(config: Config) -> None:
+    """Not with the other checks of keys: a run's configuration is read where its texts are not, too."""
+    wanted = config.evaluation
+    for name in (*wanted.texts, *([wanted.lambada] if wanted.lambada else [])):
+        if wanted.beside_training and not Path(name).expanduser().is_file():
+            raise ConfigError(f"evaluation: {name} is no file; name texts that are there, on every node")
 
 
 def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
@@ -118,16 +137,19 @@ def _train(
     make_engine: Callable[[], Engine] | None,
     elsewhere: DriverStorage,
     part: Part | None,
+    say: Callable[[str], None],
 ) -> Outcome:
     """Everything that follows the run, around the engine; without one the run is complete, and its records may wait."""
-    duration = parse_duration(config.training.duration)
     tags = part.tags if part else {}
+    write_provenance(folder.path, *origin_of(config, corpus))
     mlflow = MlflowSink.open(folder.path, config.tracking, to_tree(config), config.name, tags=tags) if config.tracking.mlflow else None
-    console = Console(duration, config.name)
+    elsewhere.push_configuration()  # with the name of its MLflow run, for whoever goes on after this driver
+    console = Console(Goal.of(config), config.name)
     shown: Sequence[Sink] = part.sinks if part else [console] if make_engine else []
     sinks: list[Sink] = [*shown, *([mlflow] if mlflow else [])]
     follower = Follower(folder.path, sinks)
-    products, finished, status = None, make_engine is None, "FAILED"
+    products, finished = None, make_engine is None
+    status: Status = "FAILED"
     try:
         follower.start()
         if make_engine:
@@ -139,14 +161,16 @@ def _train(
                 finished = engine.train(assignment, console.say)
         status = "FINISHED" if finished else "KILLED"
     finally:
-        follower.stop(_LAST_DELIVERY_S)
+        left = follower.stop(_LAST_DELIVERY_S)
         console.close()
-        if finished:
-            elsewhere.bring_newest()
-            products = wrap_up(config, corpus, folder) if part is None else None
-        if mlflow:
-            _hand_over(mlflow, folder, status)
-        elsewhere.push_products(failed=status == "FAILED")
+        try:
+            if finished:
+                elsewhere.bring_newest()
+                products = wrap_up(config, corpus, folder) if part is None else None
+        finally:
+            if mlflow:
+                _hand_over(mlflow, config, folder, status, is_away=bool(left[mlflow.name]), say=say)
+            elsewhere.push_products(failed=status == "FAILED")
     return Outcome(finished, folder, products)
 
 
@@ -157,11 +181,12 @@ def _with_absolute_paths(config: Config) -> Config:
     return dataclasses.replace(config, init_from=dataclasses.replace(config.init_from, path=absolute))
 
 
-def _hand_over(mlflow: MlflowSink, folder: RunFolder, status: str) -> None:
-    mlflow.log_artifact(folder.path / "config.yaml")
-    if folder.report.is_dir():
-        mlflow.log_artifact(folder.report, "report")
-    mlflow.finish(status)  # type: ignore[arg-type]
+def _hand_over(mlflow: MlflowSink, config: Config, folder: RunFolder, status: Status, is_away: bool, say: Callable[[str], None]) -> None:
+    """Where records could not be delivered, nothing else is tried: an end waits for MLflow once, not for each file."""
+    products = products_of(folder.path, config.tracking)
+    trouble = "records are left over" if is_away else mlflow.hand_over(products, status)
+    if trouble:
+        say(f"MLflow: incomplete ({trouble}); nothing is lost: 'raystage sync {folder.path}' sends the rest")
 
 
 @contextlib.contextmanager

@@ -4,11 +4,13 @@ Where storage is a path every call does nothing.
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 
 from raystage.config import Config, ConfigError
 from raystage.config.duration import parse_duration
+from raystage.data.progress import Progress
 from raystage.runtime.remote_run import OF_DRIVER, RemoteRun
 from raystage.runtime.run_folder import RunFolder
 from raystage.storage.faults import StorageError
@@ -21,9 +23,9 @@ _POLL_S = 10.0
 
 
 class DriverStorage:
-    def __init__(self, config: Config, folder: RunFolder, patience: Patience, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, folder: RunFolder, patience: Patience, say: Callable[[str], None], progress: Progress) -> None:
         self._config, self._folder, self._say = config, folder, say
-        self._run = RemoteRun.of(config, folder, patience)
+        self._run = RemoteRun.of(config, folder, patience, progress)
         if self._run is not None and config.storage.startswith("memory://") and config.runtime.engine == "ray":
             raise ConfigError(f"storage={config.storage}: memory is of one process alone; use runtime.engine=local, or another storage")
 
@@ -40,6 +42,16 @@ class DriverStorage:
         if done:
             self.bring_newest()
         return done and CheckpointStore(self._folder.path).latest_good(lambda manifest: manifest.key == whole[-1].manifest.key) is not None
+
+    def bring_where_it_trains(self) -> None:
+        """The newest good checkpoint, where ranks train on this machine for sure: they find it here, and the terminal shows its coming.
+
+        Elsewhere rank 0 gets it, out of sight; it also says what cannot be used.
+        """
+        is_here = self._config.runtime.engine == "local" or not (self._config.runtime.address or "RAY_ADDRESS" in os.environ)
+        if self._run is not None and is_here:
+            with contextlib.suppress(CheckpointError):
+                bring_newest(CheckpointStore(self._folder.path), self._run.checkpoints, lambda line: None)
 
     def bring_newest(self) -> None:
         """The newest good checkpoint, which may have been written on another machine. Raises ConfigError where none is usable."""
@@ -77,7 +89,7 @@ class DriverStorage:
             self._run.remote.patience.end()
         try:
             self._run.push(OF_DRIVER)
-            for name in ("report", "model"):
+            for name in ("report", "model", "evaluations"):
                 self._run.push_folder(name)
         except StorageError:
             if not failed:

@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from raystage.config.redact import redacted
 from raystage.runtime.assignment import Assignment
 
 
 class EngineError(RuntimeError):
-    """Training failed; the message is the cause in one line."""
+    """Training failed; the message is the cause in one line, without secrets of addresses."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class FatalError(RuntimeError):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from raystage.config import ConfigError
+from raystage.config import ConfigError, load
+from raystage.config.names import shortened
 from raystage.data.corpus import Corpus
+from raystage.data.prepare import prepare
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.tensor_pieces import read_tensors
 from raystage.training.weight_files import MODEL_FILE, read_headers
@@ -59,5 +61,12 @@ def choose_checkpoint(run_dir: Path, name: str | None) -> Stored:
         return stored
     found = {stored.folder.name: stored for stored in store.all()}
     if name not in found:
-        raise ConfigError(f"{name}: no such checkpoint; {run_dir.name} has {', '.join(found) or 'none'}")
+        raise ConfigError(f"{shortened(name)}: no such checkpoint; {run_dir.name} has {', '.join(found) or 'none'}")
     return found[name]
+
+
+def corpus_of_run(run: Path) -> Corpus:
+    """The corpus of a run's configuration, prepared anew where it is gone. Raises ConfigError."""
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"{run}: no run folder (it has no config.yaml); 'raystage runs' lists runs")
+    return prepare(load(run / "config.yaml").data)

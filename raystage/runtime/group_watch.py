@@ -45,7 +45,7 @@ class GroupWatch:
         word = self._controller.ask(ask, self.workers)
         if word is not None:
             self._hear(word)
-        if self._all_began():
+        if self.all_began:
             self._spares.look(self.workers)
         if time.monotonic() - self._looked_s >= self._resize_check_s and not self._leave:
             self._looked_s = time.monotonic()
@@ -65,13 +65,15 @@ class GroupWatch:
     @property
     def is_restarting(self) -> bool:
         """Whether the workers were to begin again where they are, and have not all done so."""
-        return self._n_failures > 0 and not self._all_began()
+        return self._n_failures > 0 and not self.all_began
 
-    def _all_began(self) -> bool:
+    @property
+    def all_began(self) -> bool:
+        """Whether every worker of the group has."""
         return len(self.workers) == self._group.n_workers
 
     def _look_at_nodes(self) -> None:
-        if not self._all_began():
+        if not self.all_began:
             return  # not all of them have begun
         ours = Counter(worker.node_id for worker in self.workers.values())
         try:
@@ -94,7 +96,7 @@ class GroupWatch:
 
     def _end_silence(self, word: Word) -> None:
         """Workers that hang, one of them frozen perhaps, end by being killed, also where they hang before they have begun."""
-        patience_s = self._stall_s if self._all_began() else max(self._stall_s, _START_S)
+        patience_s = self._stall_s if self.all_began else max(self._stall_s, _START_S)
         is_time = word.age_s >= patience_s and time.monotonic() - self._killed_s >= patience_s
         if is_time and self._controller.kill_workers():
             self._killed_s = time.monotonic()

@@ -21,8 +21,10 @@ from raystage.runtime.group import Group
 from raystage.runtime.group_watch import GroupWatch
 from raystage.runtime.hardware import hardware_of
 from raystage.runtime.ray_cluster import connect
+from raystage.runtime.ray_evaluation import Evaluations
 from raystage.runtime.ray_failure import GroupEnd
 from raystage.runtime.ray_fit import Fit
+from raystage.runtime.ray_metrics import ray_metrics
 from raystage.runtime.ray_nodes import ray_nodes
 from raystage.runtime.ray_spare import Spares, environment_with_imports
 from raystage.runtime.restarts import Restarts
@@ -45,6 +47,7 @@ class RayEngine:
         connect(config)
         self._hardware = hardware_of(config)
         self._stop_asked = threading.Event()
+        self._evaluations: Evaluations | None = None
 
     def request_stop(self) -> None:
         self._stop_asked.set()
@@ -52,9 +55,23 @@ class RayEngine:
     def train(self, assignment: Assignment, say: Say) -> bool:
         actor = start_controller(controller_name(assignment.config.name), policy_of(assignment.config))
         try:
-            return self._train(assignment, actor, say)
+            with ray_metrics(assignment.run_dir, assignment.config):
+                if self._config.evaluation.beside_training:
+                    return self._train_and_measure(assignment, actor, say)
+                return self._train(assignment, actor, say)
         finally:
             ray.kill(actor)
+
+    def _train_and_measure(self, assignment: Assignment, actor: Any, say: Say) -> bool:
+        self._evaluations = evaluations = Evaluations(assignment, self._hardware.device, say)
+        try:
+            with evaluations.watching():
+                finished = self._train(assignment, actor, say)
+            if finished:
+                evaluations.measure_last(self._stop_asked.is_set)
+            return finished
+        finally:
+            evaluations.close()
 
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
         controller = DriverController(actor, self._runtime.decision_timeout_s)
@@ -64,6 +81,8 @@ class RayEngine:
         n_before, position = 0, _position(assignment)
         for number in range(1, 1_000_000):
             wanted = workers_of(assignment.config, position)
+            if self._evaluations:
+                self._evaluations.pause()
             n_workers = self._wait_for_room(wanted, n_before, say)
             if n_workers is None:
                 return False
@@ -93,6 +112,8 @@ class RayEngine:
             while fit.is_alive():
                 fit.join(timeout=_LOOK_EVERY_S)  # a join without timeout would hold signals back
                 watch.look(self._stop_asked.is_set())
+                if self._evaluations and watch.all_began:
+                    self._evaluations.go_on()
         except BaseException:
             controller.end_fits()  # or the workers would train on without a driver
             raise

@@ -24,6 +24,7 @@ from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedEr
 from raystage.runtime.ray_pjrt import PjrtConfig, settings_for
 from raystage.runtime.ray_spare import environment_with_imports
 from raystage.runtime.ray_storage import ray_storage
+from raystage.runtime.secrets_file import load_secrets
 from raystage.runtime.worker import cache_of, run_rank
 from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
@@ -105,6 +106,7 @@ def _backend(hardware: Hardware) -> BackendConfig:
 def _train_worker(settings: dict[str, Any]) -> Ending:
     """Runs on every worker; returns how it ended. Whatever it raises ends the others too, which may wait for it."""
     try:
+        load_secrets()
         return _run_worker(settings["assignment"], settings["group"], Ranks.of_process(), settings["controller"])
     except (TrainingError, CheckpointError, ConfigError, RehearsalError, StorageError, FencedError) as error:
         raise FatalError(str(error)) from None

@@ -8,17 +8,19 @@ import time
 from pathlib import Path
 
 from raystage.config import Config
+from raystage.data.progress import Meter, Progress, no_progress
 from raystage.runtime.commands_file import COMMANDS_FILE, CommandsFile
 from raystage.runtime.run_folder import RunFolder
 from raystage.storage.address import is_uri
 from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
 from raystage.tracking.mlflow_mark import MARK_FILE
+from raystage.tracking.provenance import PROVENANCE_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
 from raystage.training.remote_checkpoints import RemoteCheckpoints, leave_only
 
 CHANGES_FILE, CONFIG_FILE = "config_changes.jsonl", "config.yaml"
-OF_DRIVER, OF_RANK_0 = (CONFIG_FILE, CHANGES_FILE, MARK_FILE), (METRICS_FILE, DECISIONS_FILE, COMMANDS_FILE)
+OF_DRIVER, OF_RANK_0 = (CONFIG_FILE, CHANGES_FILE, MARK_FILE, PROVENANCE_FILE), (METRICS_FILE, DECISIONS_FILE, COMMANDS_FILE)
 _ATTEMPT, _ATTEMPT_HERE, _PLACE, _ASKED = "attempt", "attempt_elsewhere", "place", "asked"
 
 
@@ -29,20 +31,20 @@ class RemoteRun:
     take the same number; the token that stays there tells them apart, and the other one stops at its next boundary.
     """
 
-    def __init__(self, remote: RemoteFolder, folder: RunFolder) -> None:
-        self.remote, self._folder = remote, folder
-        self.checkpoints = RemoteCheckpoints(remote.below("checkpoints"), folder.path)
+    def __init__(self, remote: RemoteFolder, folder: RunFolder, progress: Progress = no_progress) -> None:
+        self.remote, self._folder, self._progress = remote, folder, progress
+        self.checkpoints = RemoteCheckpoints(remote.below("checkpoints"), folder.path, progress)
         self._pushed: dict[Path, tuple[int, int]] = {}
 
     @classmethod
-    def of(cls, config: Config, folder: RunFolder, patience: Patience) -> "RemoteRun | None":
+    def of(cls, config: Config, folder: RunFolder, patience: Patience, progress: Progress = no_progress) -> "RemoteRun | None":
         """None where storage is a path. Raises ConfigError for a URI that cannot be opened."""
-        return cls.at(config.storage, folder, patience) if is_uri(config.storage) else None
+        return cls.at(config.storage, folder, patience, progress) if is_uri(config.storage) else None
 
     @classmethod
-    def at(cls, storage: str, folder: RunFolder, patience: Patience) -> "RemoteRun":
-        """The run of the folder's name in a URI."""
-        return cls(RemoteFolder.open(f"{storage.rstrip('/')}/{folder.path.name}", "storage", patience), folder)
+    def at(cls, storage: str, folder: RunFolder, patience: Patience, progress: Progress = no_progress) -> "RemoteRun":
+        """The run of the folder's name in a URI. `progress` hears of what is brought here."""
+        return cls(RemoteFolder.open(f"{storage.rstrip('/')}/{folder.path.name}", "storage", patience), folder, progress)
 
     # -- attempts
 
@@ -93,16 +95,19 @@ class RemoteRun:
         """Downloads files; one that is not there is removed here."""
         self._folder.path.mkdir(parents=True, exist_ok=True)
         there = self.remote.names()
+        meter = Meter(self._progress, "fetch records", sum(there.get(name, 0) for name in names))
         for name in names:
             if name in there:
-                self.remote.get(name, self._folder.path / name)
+                self.remote.get(name, self._folder.path / name, meter.part())
             else:
                 (self._folder.path / name).unlink(missing_ok=True)
 
     def fetch_folder(self, name: str) -> None:
         """Downloads what lies below one folder."""
-        for file in self.remote.below(name).names():
-            self.remote.get(f"{name}/{file}", self._folder.path / name / file)
+        files = self.remote.below(name).names()
+        meter = Meter(self._progress, f"fetch {name}", sum(files.values()))
+        for file in files:
+            self.remote.get(f"{name}/{file}", self._folder.path / name / file, meter.part())
 
     # -- there from here
 

@@ -15,7 +15,8 @@ from raystage.storage.address import is_uri, local_folder_of
 
 # keys that may change between the attempts of one run: they move no loss of a step
 _MAY_CHANGE = (
-    *("runtime.", "tracking.", "sample.", "checkpoint.", "storage", "training.duration", "training.stop_at", "training.strategy"),
+    *("runtime.", "tracking.", "sample.", "evaluation.", "checkpoint.", "storage"),
+    *("training.duration", "training.stop_at", "training.strategy"),
     *("data.cache_dir", "data.node_cache_dir", "data.processes"),
 )
 _ATTEMPT, _LOCK, _CONFIG, _CHANGES = "attempt", "lock", "config.yaml", "config_changes.jsonl"
@@ -68,7 +69,7 @@ class RunFolder:
         if changes:
             with (self.path / _CHANGES).open("a") as file:
                 file.writelines(json.dumps({"after_attempt": self.attempt(), **change}) + "\n" for change in changes)
-        _write_whole(path, dump(config))
+        write_whole(path, dump(config))
         return [f"{change['key']}: {change['before']} -> {change['after']}" for change in changes]
 
     def attempt(self) -> int:
@@ -80,7 +81,7 @@ class RunFolder:
     def next_attempt(self, at_least: int = 1) -> int:
         """Begins a new attempt, which fences off all earlier ones."""
         attempt = max(self.attempt() + 1, at_least)
-        _write_whole(self.path / _ATTEMPT, str(attempt))
+        write_whole(self.path / _ATTEMPT, str(attempt))
         return attempt
 
 
@@ -89,7 +90,7 @@ def folder_of_runs(storage: str, cache: str) -> Path:
     return local_folder_of(storage, cache) if is_uri(storage) else Path(storage).expanduser().absolute()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """The file has the old text or the new, never half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text)

@@ -33,12 +33,12 @@ class TroubleLog:
         """Something that was found and does not last."""
         self._say({"what": "checkpoint", "reason": "", "lasted_s": 0.0, "is_over": True, "text": text})
 
-    def metric(self, record: dict[str, Any]) -> None:
-        """A record of training."""
+    def metrics(self, records: list[dict[str, Any]]) -> None:
+        """Records of training."""
         assert self._recorder is not None
         with self._lock:
-            self._stamp["step"] = max(self._stamp["step"], record["step"])
-            self._recorder.metric(record)
+            self._stamp["step"] = max(self._stamp["step"], records[-1]["step"])
+            self._recorder.metrics(records)
 
     def decision(self, record: dict[str, Any]) -> None:
         """A decision of training."""
@@ -50,4 +50,4 @@ class TroubleLog:
             if self._recorder is None:
                 self._early.append(facts)
             else:
-                self._recorder.metric({"kind": "storage", **self._stamp, **facts})
+                self._recorder.metrics([{"kind": "storage", **self._stamp, **facts}])

@@ -1,11 +1,17 @@
-"""Runs at a URI for those who only look: what a command needs is copied into a folder beside the ones that runs work in."""
+"""Runs at a URI for those who only look: what a command needs is copied into a folder beside the ones that runs work in.
+
+`progress` hears of what is copied, in bytes.
+"""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.table import Table
 
 from raystage.config import ConfigError
+from raystage.config.names import check_name
+from raystage.data.progress import Progress, no_progress
 from raystage.runtime.remote_run import CONFIG_FILE, RemoteRun
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.run_list import run_table
@@ -13,6 +19,7 @@ from raystage.storage.address import is_uri, local_folder_of
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
+from raystage.tracking.mlflow_mark import MARK_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
 from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError
 
@@ -20,21 +27,26 @@ _VIEWED = "~/.cache/raystage/viewed"
 _PATIENCE_S = 20.0
 
 
-def view_records(run: str) -> Path:
+def view_records(run: str, progress: Progress = no_progress) -> Path:
     """A folder with the run's records. Raises ConfigError."""
     if not is_uri(run):
         return Path(run)
-    viewed = _open(run)
+    viewed = _open(run, progress)
     _fetch(viewed, (CONFIG_FILE, METRICS_FILE, DECISIONS_FILE))
+    try:
+        for name in ("evaluations", "report"):
+            viewed.fetch_folder(name)
+    except StorageError as error:
+        raise ConfigError(str(error)) from None
     return _folder(run)
 
 
-def view_checkpoint(run: str, name: str | None) -> Path:
+def view_checkpoint(run: str, name: str | None, progress: Progress = no_progress) -> Path:
     """A run folder that holds the checkpoint of that name, or the newest good one. Raises ConfigError."""
     if not is_uri(run):
         return Path(run)
-    viewed = _open(run)
-    _fetch(viewed, (CONFIG_FILE,))
+    viewed = _open(run, progress)
+    _fetch(viewed, (CONFIG_FILE, MARK_FILE))
     try:
         for stored in reversed(viewed.checkpoints.all()):
             if name is None or stored.folder.name == name:
@@ -45,18 +57,27 @@ def view_checkpoint(run: str, name: str | None) -> Path:
     return _folder(run)
 
 
-def view_model(source: str) -> Path:
+def view_model(source: str, progress: Progress = no_progress) -> Path:
     """The folder of a finished run's model, or of the Hugging Face model that lies there. Raises ConfigError."""
     if not is_uri(source):
         return Path(source) / "model" if (Path(source) / "model").is_dir() else Path(source)
     try:
-        _open(source).fetch_folder("model")
+        _open(source, progress).fetch_folder("model")
     except StorageError as error:
         raise ConfigError(str(error)) from None
     folder = _folder(source) / "model"
     if not folder.is_dir():
         raise ConfigError(f"{source}: no model there; a run has one when it is complete")
     return folder
+
+
+def send_files(run: str, paths: Iterable[Path]) -> None:
+    """Copies files of the folder that stands for the run at a URI to that URI. Raises ConfigError."""
+    viewed, folder = _open(run, no_progress), _folder(run)
+    try:
+        viewed.push(tuple(path.relative_to(folder).as_posix() for path in paths))
+    except StorageError as error:
+        raise ConfigError(str(error)) from None
 
 
 def list_runs(storage: str) -> Table:
@@ -80,14 +101,14 @@ def _fetch_heads(remote: RemoteFolder, folder: Path) -> None:
             remote.get(name, folder / name)
 
 
-def _open(run: str) -> RemoteRun:
+def _open(run: str, progress: Progress) -> RemoteRun:
     storage, _, _ = run.rstrip("/").rpartition("/")
-    return RemoteRun.at(storage, RunFolder(_folder(run)), Patience(_PATIENCE_S))
+    return RemoteRun.at(storage, RunFolder(_folder(run)), Patience(_PATIENCE_S), progress)
 
 
 def _folder(run: str) -> Path:
     storage, _, name = run.rstrip("/").rpartition("/")
-    return local_folder_of(storage, _VIEWED) / name
+    return local_folder_of(storage, _VIEWED) / check_name(name, "run")
 
 
 def _fetch(viewed: RemoteRun, names: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from raystage.runtime.commands_file import CommandsFile
 from raystage.runtime.failures import note_failure
 from raystage.runtime.node_corpus import corpus_on_every_node
 from raystage.runtime.run_storage import RunStorage
+from raystage.runtime.system_usage import SystemUsage
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
 from raystage.training.checkpoint import Stored
 from raystage.training.job import Job
@@ -28,7 +29,8 @@ from raystage.training.worker_range import Workers, workers_of
 class FileRecorder:
     """Writes the run folder's two record files, which everything that shows or tracks the run reads."""
 
-    def __init__(self, run_dir: Path, resume: Stored | None) -> None:
+    def __init__(self, run_dir: Path, resume: Stored | None, usage: SystemUsage) -> None:
+        self._usage = usage
         self._metrics = JsonlWriter(run_dir / METRICS_FILE)
         self._decisions = JsonlWriter(run_dir / DECISIONS_FILE)
         # what comes after the checkpoint is done again and would stand there twice
@@ -37,8 +39,10 @@ class FileRecorder:
             self._metrics.drop(lambda record: _is_repeated(record, resume.manifest))
         self._decisions.truncate_after(len(resume.manifest.decisions) if resume else 0, key="decision_id")
 
-    def metric(self, record: dict[str, Any]) -> None:
-        self._metrics.write(record)
+    def metrics(self, records: list[dict[str, Any]]) -> None:
+        last = records[-1]
+        usage = self._usage.due_record(last) if last["kind"] == "train" else None
+        self._metrics.write(*records, *([usage] if usage else []))
 
     def decision(self, record: dict[str, Any]) -> None:
         self._decisions.write(record)
@@ -70,7 +74,8 @@ def run_rank(
     job = Job(assignment.config, corpus, folder.path, attempt, storage.bring)
     if not ranks.is_first:
         return _train(job, resume, device, ranks, None, group)
-    recorder = storage.log.begin(FileRecorder(folder.path, resume), resume.manifest.counters.step if resume else 0, attempt)
+    usage = SystemUsage(assignment.config.tracking.system_every_s, folder.path)
+    recorder = storage.log.begin(FileRecorder(folder.path, resume, usage), resume.manifest.counters.step if resume else 0, attempt)
     with storage.mirror() as mirror:
         outside = Outside(
             recorder=recorder,

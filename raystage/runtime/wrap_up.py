@@ -9,7 +9,9 @@ import numpy as np
 
 from raystage.config import Config
 from raystage.data.corpus import Corpus
+from raystage.devices import pick_device
 from raystage.evaluation.generation import Generator, Sampling
+from raystage.evaluation.language_model import open_language_model
 from raystage.evaluation.python_lines import share_of_python
 from raystage.report.build import build_report
 from raystage.runtime.export import choose_checkpoint, export
@@ -17,6 +19,8 @@ from raystage.runtime.run_folder import RunFolder
 
 _STREAMS = 8
 _TOKENS_A_LINE = 24
+_TABLE_TOKENS = 64
+_PROMPT_TOKENS = 16  # of held-out text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,10 @@ def wrap_up(config: Config, corpus: Corpus, folder: RunFolder) -> Products:
 
 
 def _write_sample(config: Config, corpus: Corpus, model: Path, report: Path) -> dict[str, Any]:
-    lines = _generated_lines(config, model)
+    generator = Generator(open_language_model(model, pick_device("cpu")))
+    lines = _generated_lines(config, generator)
+    table = generator.table(("", _held_out_beginning(corpus)), _TABLE_TOKENS, config.seed)
+    (report / "samples.json").write_text(json.dumps([dataclasses.asdict(sample) for sample in table], indent=1))
     (report / "sample.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     facts: dict[str, Any] = {"lines": len(lines)}
     if all(source.kind == "stdlib" for source in config.data.sources):
@@ -47,9 +54,9 @@ def _write_sample(config: Config, corpus: Corpus, model: Path, report: Path) -> 
     return facts
 
 
-def _generated_lines(config: Config, model: Path) -> list[str]:
+def _generated_lines(config: Config, generator: Generator) -> list[str]:
     """The wanted number of whole non-blank lines, from several texts written side by side."""
-    generator, sample = Generator(model), config.sample
+    sample = config.sample
     lines: list[str] = []
     for attempt in range(20):
         sampling = Sampling(sample.temperature, sample.top_k, seed=config.seed + attempt)
@@ -61,6 +68,11 @@ def _generated_lines(config: Config, model: Path) -> list[str]:
         if len(lines) >= sample.lines:
             break
     return lines[: sample.lines]
+
+
+def _held_out_beginning(corpus: Corpus) -> str:
+    tokens = np.asarray(corpus.validation_rows(_PROMPT_TOKENS)[0])[:_PROMPT_TOKENS]
+    return str(corpus.tokenizer().decode(tokens.tolist(), skip_special_tokens=True))
 
 
 def _held_out_lines(corpus: Corpus) -> list[str]:

@@ -78,7 +78,7 @@ class Patience:
                     left_s = self.limit_s - (now_s - began_s)
                     if isinstance(error, StorageError) or left_s <= 0 or self._over.is_set():
                         raise StorageError(f"{what} has failed for {now_s - began_s:.0f} s ({reason})") from error
-                    self._over.wait(min(left_s, pause_s * random.uniform(0.5, 1.0)))
+                    self._over.wait(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # nosec B311  # a pause
                     pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
                     continue
                 if began_s is not None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from fsspec import AbstractFileSystem
+from fsspec.callbacks import Callback
 
 from raystage.config.errors import ConfigError
+from raystage.config.names import is_below
 from raystage.storage.address import open_filesystem
 from raystage.storage.faults import store_faults
 from raystage.storage.patience import Patience
@@ -59,9 +61,12 @@ class RemoteFolder:
         """Writes a small file."""
         self._call(f"writing {self.uri}/{name}", lambda: self._write(name, content))
 
-    def get(self, name: str, file: Path) -> None:
-        """Downloads a file, which appears when it is whole. Raises FileNotFoundError where there is none."""
-        if not self._call(f"reading {self.uri}/{name}", lambda: self._get(name, file)):
+    def get(self, name: str, file: Path, arrived: Callable[[int], None] | None = None) -> None:
+        """Downloads a file, which appears when it is whole. Raises FileNotFoundError where there is none.
+
+        `arrived`: told how many of its bytes have, from 0 again with each try.
+        """
+        if not self._call(f"reading {self.uri}/{name}", lambda: self._get(name, file, arrived)):
             raise FileNotFoundError(f"{self.uri}/{name}")
 
     def read(self, name: str) -> bytes | None:
@@ -69,7 +74,7 @@ class RemoteFolder:
         return self._call(f"reading {self.uri}/{name}", lambda: self._read(name))
 
     def names(self) -> dict[str, int]:
-        """Every file below the folder with its size in bytes."""
+        """Every file below the folder with its size in bytes; names that lead out of it, which object stores allow, are left out."""
         return self._call(f"listing {self.uri}", self._names)
 
     def delete(self, names: Iterable[str]) -> None:
@@ -112,7 +117,7 @@ class RemoteFolder:
         if self._is_disk:
             self._filesystem.mv(target, self._at(name))
 
-    def _get(self, name: str, file: Path) -> bool:
+    def _get(self, name: str, file: Path, arrived: Callable[[int], None] | None) -> bool:
         self._filesystem.invalidate_cache()
         try:
             size_bytes = self._filesystem.info(self._at(name))["size"]
@@ -121,11 +126,14 @@ class RemoteFolder:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{os.getpid()}{PARTIAL}")
         try:
-            self._filesystem.get_file(self._at(name), str(partial))
+            hooks = {"arrived": lambda size, value, **_: arrived(value)} if arrived is not None else {}
+            self._filesystem.get_file(self._at(name), str(partial), callback=Callback(hooks=hooks))
             there = partial.stat().st_size
             if there != size_bytes:
                 raise OSError(f"{there:,} of {size_bytes:,} bytes arrived")
             partial.replace(file)
+            if arrived is not None:
+                arrived(size_bytes)  # not every filesystem tells on the way
         finally:
             partial.unlink(missing_ok=True)
         return True
@@ -143,7 +151,8 @@ class RemoteFolder:
             found = self._filesystem.find(self._path, detail=True)
         except FileNotFoundError:
             return {}
-        return {path[len(self._path) + 1 :]: int(info["size"]) for path, info in found.items() if not path.endswith(PARTIAL)}
+        names = {path[len(self._path) + 1 :]: int(info["size"]) for path, info in found.items() if not path.endswith(PARTIAL)}
+        return {name: size_bytes for name, size_bytes in names.items() if is_below(name)}
 
     def _delete(self, name: str) -> None:
         try:

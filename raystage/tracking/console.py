@@ -3,22 +3,32 @@
 import contextlib
 import time
 from collections.abc import Sequence
+from typing import IO, Any
 
 import rich.console
 from rich.live import Live
 
-from raystage.config.duration import Duration
-from raystage.tracking.panel import panel
+from raystage.tracking.glyphs import ASCII, is_plain_locale
+from raystage.tracking.goal import Goal
+from raystage.tracking.notebook import NotebookView
+from raystage.tracking.panel import RunPanel
 from raystage.tracking.plain_lines import decision_line, event_line, progress_line
 from raystage.tracking.progress import Progress, advance, decided
 from raystage.tracking.records import Record
 
 
 class Terminal(rich.console.Console):
-    """Falls silent when its reader is gone; rich itself would end the thread and close standard output."""
+    """ASCII where the locale asks for it. Silent once its reader is gone; rich itself would end the thread and close standard output."""
+
+    def __init__(self, file: IO[str] | None = None, **settings: Any) -> None:
+        super().__init__(file=file, highlight=False, **settings)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+
+    @property
+    def encoding(self) -> str:
+        return "ascii" if is_plain_locale() else super().encoding
 
 
 _ORDER = {"start": 2, "preflight": 3}  # of events at one step; decisions come second
@@ -29,23 +39,26 @@ class Console:
 
     name = "terminal"
 
-    def __init__(
-        self, duration: Duration, run_name: str, terminal: rich.console.Console | None = None, line_interval_s: float = 10.0
-    ) -> None:
-        self._duration = duration
+    def __init__(self, goal: Goal, run_name: str, terminal: rich.console.Console | None = None, line_interval_s: float = 10.0) -> None:
+        self._goal = goal
         self._run_name = run_name
-        self._terminal = terminal or Terminal(highlight=False)
+        self._terminal = terminal or Terminal()
         self._line_interval_s = line_interval_s
         self._last_line_s = time.monotonic()
         self._progress = Progress()
-        self._live: Live | None = None
+        self._live: Live | NotebookView | None = None
         self._is_first = True
 
     def start(self) -> None:
-        """Draws the panel; without a terminal does nothing."""
-        if self._terminal.is_terminal:
-            self._live = Live(self._panel(), console=self._terminal, refresh_per_second=4)
+        """Draws the panel; where none can be drawn over does nothing."""
+        if self._terminal.is_jupyter:
+            self._live = NotebookView()
+        elif self._terminal.is_interactive:
+            # drawn when there is something new, and no more often: each time it is taken off the screen first
+            self._live = Live(self._panel(), console=self._terminal, auto_refresh=False)
+        if self._live is not None:
             self._live.start()
+            self._live.update(self._panel(), refresh=True)
 
     def close(self) -> None:
         """Leaves the last panel on the screen."""
@@ -58,8 +71,8 @@ class Console:
         events = self._fold(records, decisions)
         try:
             if self._live is not None:
-                self._live.update(self._panel())
-            elif not self._terminal.is_terminal:
+                self._live.update(self._panel(), refresh=True)
+            elif not self._terminal.is_interactive:
                 self._print_lines(events)
         except OSError:
             self._terminal.quiet = True
@@ -94,11 +107,12 @@ class Console:
             self._print(line)
         if self._progress.end is None and time.monotonic() - self._last_line_s >= self._line_interval_s:
             self._last_line_s = time.monotonic()
-            self._print(progress_line(self._progress, self._duration))
+            self._print(progress_line(self._progress, self._goal.duration))
 
     def _print(self, line: str) -> None:
         if line:
-            self._terminal.print(line, markup=False, soft_wrap=True)
+            is_drawn = self._terminal.is_interactive and self._terminal.encoding.startswith("utf")
+            self._terminal.print(line if is_drawn else ASCII.clean(line), markup=False, soft_wrap=True)
 
-    def _panel(self) -> rich.console.RenderableType:
-        return panel(self._progress, self._duration, self._run_name)
+    def _panel(self) -> RunPanel:
+        return RunPanel(self._progress, self._goal, self._run_name)

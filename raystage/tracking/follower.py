@@ -52,6 +52,13 @@ class Follower:
         return left
 
 
+def deliver(run_dir: str | Path, sink: Sink) -> None:
+    """Everything in the files, here and now. Raises SinkError, OSError."""
+    feed = _Feed(Path(run_dir), sink, 0.0)
+    while feed.offer():
+        pass
+
+
 class _Feed(threading.Thread):
     """One sink: read, offer, wait."""
 
@@ -95,7 +102,7 @@ class _Feed(threading.Thread):
     def _deliver_all(self) -> bool:
         """True when the sink has everything that is in the files."""
         try:
-            while self._offer():
+            while self.offer():
                 pass
         except (SinkError, OSError) as error:
             self._fail(error)
@@ -105,7 +112,8 @@ class _Feed(threading.Thread):
         self._backoff_s = 0.0
         return True
 
-    def _offer(self) -> bool:
+    def offer(self) -> bool:
+        """Delivers the next records. False where there are none."""
         if not any(self._pending):
             self._pending = (self._metrics.read(_CHUNK_RECORDS), self._decisions.read(_CHUNK_RECORDS))
         if not any(self._pending):

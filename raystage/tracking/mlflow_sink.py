@@ -1,21 +1,33 @@
 """A run's record in MLflow, written by the driver alone.
 
 A resumed run continues its MLflow run. Every step is logged once: the mark in the run folder moves right after a batch went
-through. Should the driver die between the two, the next start offers that one batch (64 records at most) again; it is equal to
+through. Should the driver die between the two, the next start offers that one batch (40 records at most) again; it is equal to
 the last digit, so MLflow's databases drop it.
 """
 
+import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from raystage.config.errors import ConfigError
 from raystage.config.schema import Tracking
 from raystage.tracking import mlflow_client
-from raystage.tracking.mlflow_entities import batched, changed_params, decision_tags, metrics_of, params_of, tags_of
-from raystage.tracking.mlflow_mark import Mark, load_mark
+from raystage.tracking.mlflow_entities import (
+    batched,
+    changed_params,
+    decision_tags,
+    inputs_of,
+    metrics_of,
+    origin_tags,
+    params_of,
+    tags_of,
+)
+from raystage.tracking.mlflow_mark import Mark, Status, load_mark
+from raystage.tracking.mlflow_product import Product
+from raystage.tracking.provenance import read_provenance
 from raystage.tracking.records import Record
 from raystage.tracking.sink import SinkError
 
@@ -24,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Param, Run
 
 _log = logging.getLogger(__name__)
-_RECORDS_A_BATCH = 64  # times 15 metrics: below MLflow's 1,000 a call
+_RECORDS_A_BATCH = 40  # times 22 metrics: below MLflow's 1,000 a call
 _PARAMS_A_BATCH = 100
 
 
@@ -41,10 +53,10 @@ class MlflowSink:
         self._config_tree = config_tree
         self._run_name = run_name
         self._tags = tags
-        self._mark = load_mark(run_dir) or (Mark(run_id) if run_id else None)
+        self._store = mlflow_client.absolute_uri(tracking)
+        self._mark = load_mark(run_dir, self._store) or (Mark(run_id, store=self._store) if run_id else None)
         self._client: MlflowClient | None = None
         self._start_ms = 0
-        self._waiting_artifacts: list[tuple[Path, str | None]] = []
         self._lock = threading.RLock()
         mlflow_client.import_quietly()
 
@@ -74,59 +86,68 @@ class MlflowSink:
     def run_id(self) -> str | None:
         return self._mark.run_id if self._mark else None
 
+    def connect(self) -> bool:
+        """Whether the store can be used now."""
+        try:
+            self._connected()
+        except (SinkError, ConfigError):
+            return False
+        return True
+
     def consume(self, records: Sequence[Record], decisions: Sequence[Record]) -> None:
         """Logs what is not logged yet. Raises SinkError; what went through before is not logged again."""
         from mlflow.exceptions import MlflowException
 
         with self._lock:
-            client, mark = self._connected()
+            try:
+                client, mark = self._connected()
+            except ConfigError as error:  # only its first call, which has its caller, is the user's to answer
+                raise SinkError(str(error)) from error
             try:
                 new = [record for record in records if mark.is_new(record)]
                 for batch in batched(new, _RECORDS_A_BATCH):
                     client.log_batch(mark.run_id, metrics=[metric for record in batch for metric in metrics_of(record, self._start_ms)])
-                    self._mark = mark = mark.moved_past(batch)
-                    mark.save(self._run_dir)
+                    mark = self._keep(mark.moved_past(batch))
                 for decision_batch in batched(decisions, _PARAMS_A_BATCH):
                     client.log_batch(mark.run_id, tags=decision_tags(decision_batch))
             except (MlflowException, OSError) as error:
-                raise SinkError(_first_line(error)) from error
+                raise SinkError(mlflow_client.trouble(error)) from error
 
-    def log_artifact(self, path: str | Path, subfolder: str | None = None) -> None:
-        """Uploads a file or folder. What fails now is one warning, and is tried again with the next artifact and at the end."""
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{path}: no such file or folder to upload")
-        with self._lock:
-            self._waiting_artifacts.append((Path(path), subfolder))
-        self._contained(self._upload, "artifacts wait")
+    def hand_over(self, products: Sequence[Product], status: Status) -> str | None:
+        """Sends the products that MLflow has not in this form, and closes its run with `status`.
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Closes the MLflow run with `status`; a failure is one warning."""
-        if self._waiting_artifacts:
-            self._contained(self._upload, "artifacts not uploaded")
-        self._contained(lambda client, run_id: client.set_terminated(run_id, status), "run not closed")
-
-    def _contained(self, act: "Callable[[MlflowClient, str], None]", consequence: str) -> None:
+        Ends with the first that fails, so that an end waits for one time-out at the most; returns why, else None.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             with self._lock:
+                if self._mark is not None:
+                    self._keep(dataclasses.replace(self._mark, status=status))  # for `raystage sync`, should MLflow be away now
                 client, mark = self._connected()
-                act(client, mark.run_id)
-        except (SinkError, MlflowException, OSError) as error:
-            _log.warning("MLflow: %s (%s)", consequence, _first_line(error))
+                for product in products:
+                    if mark.products.get(product.name) != product.digest:
+                        product.send(client, mark.run_id)
+                        mark = self._keep(mark.with_product(product.name, product.digest))
+                client.set_terminated(mark.run_id, status)
+        except (SinkError, ConfigError, MlflowException, OSError) as error:
+            return mlflow_client.trouble(error)
+        except Exception as error:  # whatever a library makes of a damaged product: a run must not fail by what is shown of it
+            _log.debug("MLflow: a product failed", exc_info=True)
+            return f"{type(error).__name__}: {mlflow_client.trouble(error)}"
+        return None
 
-    def _upload(self, client: "MlflowClient", run_id: str) -> None:
-        while self._waiting_artifacts:
-            path, subfolder = self._waiting_artifacts[0]
-            upload = client.log_artifacts if path.is_dir() else client.log_artifact
-            upload(run_id, str(path), subfolder)
-            del self._waiting_artifacts[0]
+    def _keep(self, mark: Mark) -> Mark:
+        self._mark = mark
+        mark.save(self._run_dir)
+        return mark
 
     def _connected(self) -> "tuple[MlflowClient, Mark]":
         if self._client is not None and self._mark is not None:
             return self._client, self._mark
         uri = mlflow_client.tracking_uri(self._tracking)
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             client = mlflow_client.connect(uri)
@@ -135,8 +156,12 @@ class MlflowSink:
         except (MlflowException, OSError) as error:
             if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
                 keys = f"tracking.mlflow_uri={uri!r}, tracking.experiment={self._tracking.experiment!r}"
-                raise ConfigError(f"{keys}: refused by MLflow: {_first_line(error)}") from None
-            raise SinkError(f"{uri} cannot be used ({_first_line(error)})") from error
+                raise ConfigError(f"{keys}: refused by MLflow: {mlflow_client.trouble(error)}") from None
+            raise SinkError(f"{uri} cannot be used ({mlflow_client.trouble(error)})") from error
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"tracking.mlflow_uri={uri!r}: cannot be used: {mlflow_client.trouble(error)}") from None
+        except SQLAlchemyError as error:
+            raise SinkError(f"{uri} cannot be used ({mlflow_client.trouble(error)})") from error
         self._client, self._start_ms = client, run.info.start_time
         assert self._mark is not None, "set with the run"
         return client, self._mark
@@ -162,8 +187,7 @@ class MlflowSink:
         experiment = client.get_experiment_by_name(self._tracking.experiment)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(self._tracking.experiment)
         run = client.create_run(experiment_id, run_name=self._run_name)
-        self._mark = Mark(run.info.run_id)
-        self._mark.save(self._run_dir)
+        self._keep(Mark(run.info.run_id, status=self._mark.status if self._mark else None, store=self._store))
         return run
 
     def _describe(self, client: "MlflowClient", run: "Run") -> None:
@@ -172,9 +196,9 @@ class MlflowSink:
         new: list[Param] = [param for param in params if param.key not in logged]
         for batch in batched(new, _PARAMS_A_BATCH):
             client.log_batch(run.info.run_id, params=batch)
-        for tags in batched([*tags_of(self._tags), *changed_params(params, logged)], _PARAMS_A_BATCH):
+        provenance = read_provenance(self._run_dir)
+        all_tags = {**(origin_tags(provenance) if provenance else {}), **self._tags}
+        for tags in batched([*tags_of(all_tags), *changed_params(params, logged)], _PARAMS_A_BATCH):
             client.log_batch(run.info.run_id, tags=tags)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+        if provenance and not (run.inputs and run.inputs.dataset_inputs):
+            client.log_inputs(run.info.run_id, inputs_of(provenance))

@@ -1,117 +1,94 @@
-"""The live panel of a run: progress in, a rich renderable out. Readable from 60 columns."""
+"""The live panel of a run, drawn: beside their subjects where there is room, one below the other in a narrow terminal."""
 
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.constrain import Constrain
+from rich.jupyter import JupyterMixin
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raystage.config.duration import Duration
-from raystage.tracking import units
-from raystage.tracking.decision_text import label, reason
-from raystage.tracking.plain_lines import number, workers
-from raystage.tracking.progress import Progress, nearness, share_done, time_left_s
-from raystage.tracking.records import Record
+from raystage.tracking.glyphs import ASCII, UNICODE, Glyphs
+from raystage.tracking.goal import Goal
+from raystage.tracking.panel_rows import Bar, Row, rows_of
+from raystage.tracking.progress import Progress
 
-_BARS = "▁▂▃▄▅▆▇█"
-_SPARK_COLUMNS = 24
-_MAX_COLUMNS = 84
+_MAX_COLUMNS, _NARROW_COLUMNS = 84, 60
+_FRAME_COLUMNS, _SUBJECT_COLUMNS, _GAP_COLUMNS = 4, 8, 2
 
 
-def panel(progress: Progress, duration: Duration, run_name: str) -> RenderableType:
-    """What is known now, in a box at most 84 columns wide."""
-    newest = progress.newest
-    body: RenderableType = Text(_waiting(progress), style="dim") if newest is None else _body(progress, newest, duration)
-    box = Panel(body, title=Text(run_name, style="bold"), title_align="left", border_style="cyan", padding=(0, 1))
-    return Constrain(box, width=_MAX_COLUMNS)
+class RunPanel(JupyterMixin):
+    """What is known now, in a box at most 84 columns wide; of ASCII alone where the terminal takes no more. In notebooks it is HTML."""
+
+    def __init__(self, progress: Progress, goal: Goal, run_name: str) -> None:
+        self._progress, self._goal, self._run_name = progress, goal, run_name
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        glyphs = ASCII if options.ascii_only else UNICODE
+        columns = min(options.max_width, _MAX_COLUMNS)
+        rows = rows_of(self._progress, self._goal, glyphs)
+        draw = _below if columns < _NARROW_COLUMNS else _beside
+        body, title = draw(rows, columns - _FRAME_COLUMNS, glyphs), Text(self._run_name, style="bold")
+        box = Panel(body, title=title, title_align="left", border_style="cyan", padding=(0, 1))
+        yield Constrain(box, width=columns)
 
 
-def sparkline(values: list[float], columns: int) -> str:
-    """Values as a row of bars, each column the mean of its share, scaled to the row's own range."""
-    if not values:
-        return ""
-    columns = min(columns, len(values))
-    edges = [round(i * len(values) / columns) for i in range(columns + 1)]
-    means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
-    low, span = min(means), (max(means) - min(means)) or 1.0
-    return "".join(_BARS[round((mean - low) / span * (len(_BARS) - 1))] for mean in means)
+def _beside(rows: Sequence[Row], columns: int, glyphs: Glyphs) -> RenderableType:
+    grid = Table.grid(padding=(0, _GAP_COLUMNS, 0, 0), expand=True)
+    grid.add_column(style="dim", width=_SUBJECT_COLUMNS, no_wrap=True, overflow="crop")
+    grid.add_column(ratio=1, overflow="fold")
+    room = columns - _SUBJECT_COLUMNS - _GAP_COLUMNS
+    for row in rows:
+        if row.bar is not None:
+            ends = Table.grid(padding=(0, 1), expand=True)
+            ends.add_column(no_wrap=True, overflow="crop")
+            ends.add_column(ratio=1, min_width=8)
+            ends.add_column(justify="right", no_wrap=True, overflow="crop")
+            ends.add_row(Text(row.bar.before, style="bold"), _drawn(row.bar), row.bar.after)
+            grid.add_row(row.subject, ends)
+        else:
+            grid.add_row(row.subject, _lines(_parts(row, glyphs), room, glyphs.dot))
+    return grid
 
 
-def _waiting(progress: Progress) -> str:
-    if progress.start is None:
-        return "starting workers"
-    return f"{workers(progress.start['world_size'])} on {progress.start['device']}, waiting for the first step"
+def _below(rows: Sequence[Row], columns: int, glyphs: Glyphs) -> RenderableType:
+    drawn: list[RenderableType] = []
+    for row in rows:
+        subject = [Text(row.subject, style="dim")] if row.subject else []
+        if row.bar is not None:
+            words = [*subject, Text(row.bar.before, style="bold"), Text(row.bar.after)]
+            drawn += [_lines(words, columns, " "), Padding(_drawn(row.bar), 0)]  # which ends the line
+        else:
+            first, *rest = _parts(row, glyphs)
+            drawn.append(_lines([Text(" ").join([*subject, first]), *rest], columns, glyphs.dot))
+    return Group(*drawn)
 
 
-def _body(progress: Progress, newest: Record, duration: Duration) -> RenderableType:
-    share = share_done(progress, duration)
-    rows = Table.grid(padding=(0, 2), expand=True)
-    rows.add_column(style="dim", width=9, no_wrap=True)
-    rows.add_column(ratio=1)
-    rows.add_row("progress", _bar_row(share, f"{share:.0%}", _left(progress, duration)))
-    rows.add_row("step", _joined(f"[bold]{newest['step']}[/]", f"{units.count(newest['tokens_seen'])} tokens"))
-    rows.add_row("speed", _pace(newest))
-    rows.add_row("stage", _stage(newest))
-    rows.add_row("loss", _loss(progress, newest))
-    if progress.check is not None and progress.check["stage"] == newest["stage"]:
-        rows.add_row("slope", _slope(progress.check))
-    if progress.val is not None:
-        rows.add_row("val loss", _joined(f"[bold]{number(progress.val['val_loss'], '.4f')}[/] [dim]at step {progress.val['step']}[/]"))
-    if progress.decision is not None:
-        rows.add_row("decision", _decision(progress.decision))
-    return rows
+def _drawn(bar: Bar) -> ProgressBar:
+    style = "yellow" if bar.is_full_news and bar.share >= 1 else "cyan"
+    return ProgressBar(total=1.0, completed=bar.share, complete_style=style, finished_style=style)
 
 
-def _bar_row(share: float, before: str, after: str, style: str = "cyan") -> RenderableType:
-    row = Table.grid(padding=(0, 1), expand=True)
-    row.add_column(no_wrap=True)
-    row.add_column(ratio=1, min_width=8)
-    row.add_column(justify="right", no_wrap=True)
-    row.add_row(before, ProgressBar(total=1.0, completed=share, complete_style=style, finished_style=style), after)
-    return row
+def _parts(row: Row, glyphs: Glyphs) -> list[Text]:
+    strong = [Text(glyphs.clean(row.strong), style="bold red" if row.is_trouble else "bold")] if row.strong else []
+    if row.picture:
+        strong[0] = strong[0] + Text(f" {row.picture}", style="not bold cyan")
+    return [*strong, *(Text(glyphs.clean(part), style="dim" if not row.strong else "") for part in row.parts if part)]
 
 
-def _left(progress: Progress, duration: Duration) -> str:
-    if progress.end is not None:
-        return f"done in {units.duration(progress.end['time_s'])}"
-    left_s = time_left_s(progress, duration)
-    return "" if left_s is None else f"{units.duration(left_s)} left"
+def _lines(parts: Iterable[Text], columns: int, between: str) -> Text:
+    """As many parts a line as fit; a part that is longer than a line is broken by rich."""
+    return Text("\n").join(Text(between).join(line) for line in _filled(parts, columns, len(between)))
 
 
-def _pace(newest: Record) -> Text:
-    parts = [f"[bold]{units.count(newest['tokens_per_s'])} tokens/s[/]", workers(newest["world_size"])]
-    if newest["mfu"] is not None:
-        parts.append(f"{newest['mfu']:.0%} MFU")
-    return _joined(*parts)
-
-
-def _stage(newest: Record) -> Text:
-    layers = "layer" if newest["n_layer"] == 1 else "layers"
-    shape = f"[bold]len {newest['seq_len_tokens']} · {newest['n_layer']} {layers} x {newest['d_model']}[/]"
-    return _joined(shape, f"{units.count(newest['n_parameters'])} parameters")
-
-
-def _loss(progress: Progress, newest: Record) -> Text:
-    losses = [record["loss"] for record in progress.train if record["stage"] == newest["stage"] and record["loss"] is not None]
-    return _joined(f"[bold]{number(newest['loss'], '.4f')}[/] [cyan]{sparkline(losses, _SPARK_COLUMNS)}[/]")
-
-
-def _slope(check: Record) -> RenderableType:
-    if check["slope"] is None:
-        return Text(f"not yet: {check['reason']}", style="dim")
-    if check["threshold"] is None:
-        return Text(f"{check['slope']:.3f}, {check['reason']}", style="dim")
-    share = nearness(check)
-    after = f"{check['change']} at {check['threshold']:.3f}"
-    return _bar_row(share, f"{check['slope']:.3f}", after, style="yellow" if share >= 1 else "cyan")
-
-
-def _decision(decision: Record) -> Text:
-    return Text.from_markup(f"[bold]{label(decision)}[/] [dim]at step {decision['effective_step']}, {reason(decision)}[/]")
-
-
-def _joined(*parts: str) -> Text:
-    return Text.from_markup(" · ".join(parts))
+def _filled(parts: Iterable[Text], columns: int, between: int) -> Iterator[list[Text]]:
+    line: list[Text] = []
+    for part in parts:
+        if line and sum(len(shown) + between for shown in line) + len(part) > columns:
+            yield line
+            line = []
+        line.append(part)
+    yield line

@@ -3,7 +3,7 @@
 from raystage.config.duration import Duration
 from raystage.tracking import units
 from raystage.tracking.decision_text import sentence
-from raystage.tracking.progress import Progress, share_done, time_left_s
+from raystage.tracking.progress import Progress, percent_done, time_left_s
 from raystage.tracking.records import Record
 
 
@@ -15,13 +15,14 @@ def progress_line(progress: Progress, duration: Duration) -> str:
     left_s = time_left_s(progress, duration)
     parts = [
         f"step {newest['step']}",
-        f"{share_done(progress, duration):.0%}",
-        f"{units.count(newest['tokens_seen'])} tokens",
+        percent_done(progress, duration),
+        f"{counted(newest['tokens_seen'])} tokens",
         shape(newest),
         f"loss {number(newest['loss'], '.4f')}",
         _slope(progress.check, newest),
-        f"{units.count(newest['tokens_per_s'])} tokens/s",
+        f"{counted(newest['tokens_per_s'])} tokens/s",
         workers(newest["world_size"]),
+        mfu(newest),
         "" if left_s is None else f"{units.duration(left_s)} left",
     ]
     return " | ".join(part for part in parts if part)
@@ -66,6 +67,17 @@ def workers(world_size: int) -> str:
 def number(value: float | None, form: str) -> str:
     """The number, or `not finite`: records hold null for what JSON cannot."""
     return "not finite" if value is None else format(value, form)
+
+
+def counted(value: float | None) -> str:
+    """`1.25M`, or `?` where it is not known."""
+    return "?" if value is None else units.count(value)
+
+
+def mfu(record: Record) -> str:
+    """`45% MFU`, `3.1% MFU`; empty where the device's peak is not known."""
+    share = record.get("mfu")
+    return "" if share is None else format(100 * share, ".0f" if share >= 0.0995 else ".2g") + "% MFU"
 
 
 def _slope(check: Record | None, newest: Record) -> str:

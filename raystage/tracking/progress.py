@@ -4,28 +4,34 @@ import dataclasses
 from collections.abc import Callable
 
 from raystage.config.duration import Duration, Unit
+from raystage.tracking.loss_curve import LossCurve
 from raystage.tracking.records import Record
 
-_HISTORY = 200
 _RATE_RECORDS = 30
+_LONG_S = 3600.0  # of a run, from which a percent takes half a minute and more
 
 _SPENT: dict[Unit, Callable[[Record], float]] = {
     "steps": lambda record: float(record["step"]),
-    "tokens": lambda record: float(record["tokens_seen"]),
-    "flops": lambda record: float(record["flops"]),
-    "hours": lambda record: record["time_s"] / 3600,
+    "tokens": lambda record: float(record["tokens_seen"] or 0),
+    "flops": lambda record: float(record["flops"] or 0),
+    "hours": lambda record: (record["time_s"] or 0) / 3600,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """The newest record of each kind, and the latest training records (at most 200)."""
+    """The newest record of each kind, the latest training records (at most 30), and the losses of the present stage.
+
+    `storage`: of trouble that lasts.
+    """
 
     train: tuple[Record, ...] = ()
+    losses: LossCurve = dataclasses.field(default_factory=LossCurve)
     start: Record | None = None
     check: Record | None = None
     val: Record | None = None
     end: Record | None = None
+    storage: Record | None = None
     decision: Record | None = None
 
     @property
@@ -37,9 +43,12 @@ def advance(progress: Progress, record: Record) -> Progress:
     """The progress after one line of metrics.jsonl."""
     match record["kind"]:
         case "train":
-            return dataclasses.replace(progress, train=(*progress.train[-_HISTORY + 1 :], record), end=None)
+            latest, losses = (*progress.train[1 - _RATE_RECORDS :], record), progress.losses.plus(record["stage"], record["loss"])
+            return dataclasses.replace(progress, train=latest, losses=losses, end=None)
         case "start":
-            return dataclasses.replace(progress, start=record, end=None)
+            return dataclasses.replace(progress, start=record, end=None, storage=None)
+        case "storage":
+            return dataclasses.replace(progress, storage=None if record["is_over"] else record)
         case "check":
             return dataclasses.replace(progress, check=record)
         case "val":
@@ -61,14 +70,21 @@ def share_done(progress: Progress, duration: Duration) -> float:
     return min(1.0, _SPENT[duration.unit](progress.newest) / duration.amount)
 
 
+def percent_done(progress: Progress, duration: Duration) -> str:
+    """`45%`; `45.3%` of a run of hours."""
+    known_s = (progress.newest or {}).get("time_s") or 0.0
+    is_long = known_s + (time_left_s(progress, duration) or 0.0) >= _LONG_S
+    return format(share_done(progress, duration), ".1%" if is_long else ".0%")
+
+
 def time_left_s(progress: Progress, duration: Duration) -> float | None:
     """[s] at the pace of the present stage's last steps; None until two steps of it are known."""
     newest = progress.newest
     if newest is None:
         return None
-    recent = [record for record in progress.train[-_RATE_RECORDS:] if record["stage"] == newest["stage"]]
+    recent = [record for record in progress.train if record["stage"] == newest["stage"]]
     spent = _SPENT[duration.unit]
-    gained, took_s = spent(newest) - spent(recent[0]), newest["time_s"] - recent[0]["time_s"]
+    gained, took_s = spent(newest) - spent(recent[0]), (newest["time_s"] or 0) - (recent[0]["time_s"] or 0)
     if gained <= 0 or took_s <= 0:
         return None
     return max(0.0, duration.amount - spent(newest)) * took_s / gained

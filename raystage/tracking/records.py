@@ -6,23 +6,36 @@ the next writer removes it.
 
 import collections
 import dataclasses
-import json
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+
 from raystage.config.errors import ConfigError
 
 Record = dict[str, Any]
+
+
+def _plain(value: Any) -> Any:
+    """Of NumPy's numbers, and of texts that are more than that, like torch.__version__."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a record cannot hold {type(value).__name__}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)  # NaN and infinities become null
 METRICS_FILE = "metrics.jsonl"
 DECISIONS_FILE = "decisions.jsonl"
 
 
 class JsonlWriter:
-    """Appends records to one file. Each is handed to the operating system whole, so a killed process loses none.
+    """Appends records to one file. They are handed to the operating system whole, so a killed process loses none.
 
     What a full disk does not take waits in memory and is written, in order, with the next record.
     """
@@ -34,9 +47,9 @@ class JsonlWriter:
         self._file = _open_to_append(self._path)
         self._waiting: collections.deque[bytes] = collections.deque()
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Appends one record. NaN and infinities, which JSON has not, become null."""
-        self._waiting.append((json.dumps(_without_non_finite(dict(record)), allow_nan=False) + "\n").encode())
+    def write(self, *records: Mapping[str, Any]) -> None:
+        """Appends records, in one call of the system. NaN and infinities, which JSON has not, become null."""
+        self._waiting.append(_lines(records))
         while self._waiting and _append_whole(self._file, self._waiting[0]):
             self._waiting.popleft()
 
@@ -80,8 +93,8 @@ def read_records(path: str | Path) -> list[Record]:
 def parse_line(line: bytes) -> Record | None:
     """The record of one line; None if it holds no JSON object."""
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -120,14 +133,13 @@ def _parsed(line: bytes, where: str) -> Record:
     return record
 
 
-def _without_non_finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _without_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_non_finite(item) for item in value]
-    return value
+def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(_ENCODER.encode(record) + b"\n" for record in records)
+
+
+def without_non_finite(value: Any) -> Any:
+    """Plain nested values as JSON has them: null for NaN and infinities."""
+    return msgspec.json.decode(_ENCODER.encode(value))
 
 
 def _open_to_append(path: Path) -> FileIO:
@@ -156,8 +168,8 @@ def _remove_torn_line(path: Path) -> None:
 
 def _replace(path: Path, records: list[Record]) -> None:
     fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+    with fresh.open("wb") as file:
+        file.write(_lines(records))
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)

@@ -168,7 +168,7 @@ class Loop:
         flops = cut_.tokens * flops_per_token(state.machinery.spec, seq_len_tokens)
         run.state = dataclasses.replace(state, counters=counters.after_step(cut_, flops))
         seconds = time.perf_counter() - begin_s
-        record = {**run.stamp(), "batch_crc32": fingerprint(self._order, cut_)}
+        record = {"kind": "train", **run.stamp(), "batch_crc32": fingerprint(self._order, cut_)}
         self._steps.add(Step(record, self._seen(lr), cut_.tokens, flops, seconds, loss_sum, grad_norm))
 
     def _next_cut(self) -> Cut:
@@ -181,13 +181,12 @@ class Loop:
         return self._run.state.counters.step + 1, sorted({int(row) for row in rows})
 
     def _seen(self, lr: float) -> dict[str, Any]:
-        """What the point of the step just done has beside its loss."""
+        """What the point of the step just done has beside its loss and its time."""
         run, counters = self._run, self._run.state.counters
         return {
             "step": counters.step,
             "tokens_seen": counters.tokens_seen,
             "compute": 6.0 * matmul_parameters(run.state.machinery.spec) * counters.effective_tokens,
-            "seconds": run.elapsed_s,
             "lr": lr,
             "progress": run.progress,
             "taken": run.state.taken,
@@ -264,7 +263,8 @@ class Loop:
     def _record_steps(self, read: Read) -> None:
         shown = {"slope": self._last_check.slope if self._last_check else None, "mfu": mfu(read.flops_per_s, self._run.device.name)}
         for record in read.records:
-            self._run.record({"kind": "train", **record, **shown})
+            record.update(shown)
+        self._run.record(*read.records)
 
     def _emergency(self, step: int) -> Decision | None:
         """A loss or gradient that is not finite has ruined the weights; every rank has seen it, so all act alike."""

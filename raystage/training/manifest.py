@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from raystage.config.names import is_below
 from raystage.models.family import ModelSpec
 from raystage.pacing.point import Point
 from raystage.pacing.stage import Shape, Taken
@@ -73,6 +74,10 @@ def read_manifest(path: Path) -> Manifest:
         tree = json.loads(path.read_text())
         if tree["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {tree['schema_version']}, this raystage reads {SCHEMA_VERSION}")
+        if not isinstance(tree["files"], dict):
+            raise TypeError("files is no object")
+        if stray := next((name for name in tree["files"] if not is_below(name)), None):
+            raise ValueError(f"names a file outside of its folder: {stray!r}")
         return Manifest(
             **{
                 **tree,
@@ -85,5 +90,5 @@ def read_manifest(path: Path) -> Manifest:
                 "decisions": tuple(tree["decisions"]),
             }
         )
-    except (KeyError, TypeError, OSError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(f"{path}: not a manifest ({type(error).__name__}: {error})") from None

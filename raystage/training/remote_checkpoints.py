@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from raystage.data.durable import whole_folder
+from raystage.data.progress import Meter, Progress, no_progress
 from raystage.storage.one_at_a_time import one_at_a_time
 from raystage.storage.remote import RemoteFolder
 from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored, damaged_files, unneeded
@@ -17,10 +18,13 @@ _MANIFESTS, _LOCK = ".elsewhere", ".bringing"
 
 
 class RemoteCheckpoints:
-    """`remote`: the folder of checkpoints there, `run_dir`: the run folder here. All calls raise StorageError past the patience."""
+    """`remote`: the folder of checkpoints there, `run_dir`: the run folder here. All calls raise StorageError past the patience.
 
-    def __init__(self, remote: RemoteFolder, run_dir: Path) -> None:
-        self._remote, self._folder = remote, CheckpointStore(run_dir).folder
+    `progress`: hears of every checkpoint that is brought here, in bytes.
+    """
+
+    def __init__(self, remote: RemoteFolder, run_dir: Path, progress: Progress = no_progress) -> None:
+        self._remote, self._folder, self._progress = remote, CheckpointStore(run_dir).folder, progress
 
     def all(self, passed_over: list[str] | None = None) -> list[Stored]:
         """The whole ones, oldest first, under the path that they have or would have here. Others are named in `passed_over`."""
@@ -103,8 +107,9 @@ class RemoteCheckpoints:
     def _download(self, stored: Stored, partial: Path) -> None:
         name = stored.folder.name
         files = self._listing().get(name, {})
+        meter = Meter(self._progress, f"fetch checkpoint {name}", sum(files.values()))
         for file in files:
-            self._take_or_get(stored, file, partial)
+            self._take_or_get(stored, file, partial, meter.part())
         brought = Stored(partial, stored.manifest)
         for _ in range(_TRIES - 1):
             for file in damaged_files(brought):
@@ -114,14 +119,15 @@ class RemoteCheckpoints:
         if damaged:
             raise CheckpointError(f"checkpoint {name} in {self._remote.uri} is damaged ({', '.join(damaged)}); using the one before")
 
-    def _take_or_get(self, stored: Stored, file: str, partial: Path) -> None:
+    def _take_or_get(self, stored: Stored, file: str, partial: Path, arrived: Callable[[int], None]) -> None:
         """What is here already and matches its checksum is not downloaded again."""
         here, digest = stored.folder / file, stored.manifest.files.get(file)
         (partial / file).parent.mkdir(parents=True, exist_ok=True)
         if digest is not None and file not in damaged_files(stored) and here.is_file():
             os.link(here, partial / file)
+            arrived(here.stat().st_size)
         else:
-            self._remote.get(f"{stored.folder.name}/{file}", partial / file)
+            self._remote.get(f"{stored.folder.name}/{file}", partial / file, arrived)
 
 
 def bring_newest(store: CheckpointStore, elsewhere: RemoteCheckpoints, say: Callable[[str], None]) -> None:

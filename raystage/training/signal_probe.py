@@ -12,9 +12,9 @@ from raystage.data.rows import Rows
 from raystage.devices import Device
 from raystage.devices.at_once import sequences_at_once
 from raystage.devices.ranks import Ranks
+from raystage.evaluation.by_position import position_edges
+from raystage.evaluation.language_model import evaluating
 from raystage.models.trainee import Trainee
-
-_FIRST_EDGE = 8  # positions 0 to 7, 8 to 15, 16 to 31, ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +46,21 @@ class SignalProbe:
         """Rows of all ranks at this length."""
         return max(1, min(len(self._rows), self._tokens // seq_len_tokens))
 
-    @torch.no_grad()
     def measure(self, trainee: Trainee, seq_len_tokens: int, micro_batch_tokens: int) -> ProbeSums:
         """Runs the probe without reading anything back from the device."""
         n_rows, edges = self.n_rows(seq_len_tokens), position_edges(seq_len_tokens)
         sums_L = torch.zeros(seq_len_tokens, dtype=torch.float64, device=self._device.torch_device)
-        was_training = trainee.training
-        trainee.eval()
         _, n_shares = self._device.shares(self._ranks)
         micro_batch = sequences_at_once(micro_batch_tokens, seq_len_tokens, n_rows, self._device, self._ranks)
         n_passes = most_micro_batches(n_rows, n_shares, micro_batch)
-        for part in self._mine(n_rows, seq_len_tokens).split(micro_batch, n_passes, alike=self._device.is_lazy):
-            part = part.on(self._device.place)
-            extra = document_mask(part.inputs_BL, self._eot_id) if self._eot_id is not None else ()
-            with self._device.autocast(self._precision):
-                losses_BL = trainee.losses(part.inputs_BL, part.targets_BL, *extra)
-            sums_L += losses_BL.double().sum(0)
-            self._device.flush()
-        trainee.train(was_training)
+        with evaluating(trainee):
+            for part in self._mine(n_rows, seq_len_tokens).split(micro_batch, n_passes, alike=self._device.is_lazy):
+                part = part.on(self._device.place)
+                extra = document_mask(part.inputs_BL, self._eot_id) if self._eot_id is not None else ()
+                with self._device.autocast(self._precision):
+                    losses_BL = trainee.losses(part.inputs_BL, part.targets_BL, *extra)
+                sums_L += losses_BL.double().sum(0)
+                self._device.flush()
         bounds = list(itertools.pairwise(edges))
         return ProbeSums(torch.stack([sums_L[a:b].sum() for a, b in bounds]), tuple(n_rows * (b - a) for a, b in bounds))
 
@@ -74,11 +71,3 @@ class SignalProbe:
             whole = whole_rows(self._rows, numbers)
             self._batch = Batch(whole.inputs_BL[:, :seq_len_tokens], whole.targets_BL[:, :seq_len_tokens])
         return self._batch
-
-
-def position_edges(seq_len_tokens: int) -> list[int]:
-    """Borders of the ranges of positions: 0, 8, 16, 32, ... and the length."""
-    edges = [0]
-    while (edge := max(_FIRST_EDGE, 2 * edges[-1])) < seq_len_tokens:
-        edges.append(edge)
-    return [*edges, seq_len_tokens]

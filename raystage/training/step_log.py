@@ -14,7 +14,10 @@ from raystage.training.signal_probe import ProbeSums
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step before its loss is known. `loss_sum`, `grad_norm`: scalar tensors on the device; `seen`: the other fields of its point."""
+    """One step before its loss is known. `loss_sum`, `grad_norm`: scalar tensors on the device.
+
+    `record`: what its record has beside what it shares with its point; `seen`: the point's other fields, but for its seconds.
+    """
 
     record: dict[str, Any]
     seen: dict[str, Any]
@@ -86,21 +89,17 @@ class _Reading:
         seconds = sum(step.seconds for step in self._steps) + time.perf_counter() - begin_s
         tokens_per_s = sum(step.tokens for step in self._steps) / seconds
         flops_per_s = sum(step.flops for step in self._steps) / seconds / world_size
-        losses = [total / step.tokens for total, step in zip(sums, self._steps, strict=False)]
-        known = [{**step.seen, "loss": loss, "grad_norm": norm} for step, loss, norm in zip(self._steps, losses, norms, strict=False)]
-        # probe and moments are those after the last step
-        known[-1] |= {
-            "probe_loss": self._probe.mean(sums[n:]) if self._probe else None,
-            "second_moment": norms[n] if self._has_moment else None,
-        }
-        records = [
-            {**step.record, **_recorded(values), "tokens_per_s": tokens_per_s} for step, values in zip(self._steps, known, strict=True)
-        ]
+        ends = [(None, None)] * (n - 1) + [self._after_last(sums[n:], norms[n:])]
+        records, points = [], []
+        for step, total, norm, (probe_loss, second_moment) in zip(self._steps, sums, norms, ends, strict=False):
+            seen = {**step.seen, "loss": total / step.tokens, "grad_norm": norm, "probe_loss": probe_loss, "second_moment": second_moment}
+            points.append(Point(**seen, seconds=step.record["time_s"]))
+            # all of a point's values, so that a run can be replayed from its records
+            records.append({**step.record, **seen, "tokens_per_s": tokens_per_s})
         if self._probe:
             records[-1]["probe_by_position"] = self._probe.means(sums[n:])
-        return Read(records, [Point(**values) for values in known], flops_per_s)
+        return Read(records, points, flops_per_s)
 
-
-def _recorded(values: dict[str, Any]) -> dict[str, Any]:
-    """A point's values as a record has them, all of them in every record, so that a run can be replayed from its records."""
-    return {"probe_loss": None, "second_moment": None, **{name: value for name, value in values.items() if name != "seconds"}}
+    def _after_last(self, probe_sums: list[float], moments: list[float]) -> tuple[float | None, float | None]:
+        """Probe loss and largest second moment, which are those after the last step."""
+        return self._probe.mean(probe_sums) if self._probe else None, moments[0] if self._has_moment else None

@@ -43,6 +43,11 @@ class Book:
         return {point: result_of([o for o in outcomes if o]) for point, outcomes in ended.items() if all(outcomes)}
 
     @property
+    def most_trials(self) -> int:
+        """How many it may come to run, those that have ended included."""
+        return max(len(self.trials), self.strategy.most_points * len(self._seeds))
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing is under way, and nothing more is wanted."""
         return not self._waiting() and not self._running

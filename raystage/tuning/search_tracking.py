@@ -10,6 +10,7 @@ from raystage.config.search import Search
 from raystage.config.search_space import Space
 from raystage.tracking import mlflow_client
 from raystage.tracking.mlflow_mark import load_mark
+from raystage.tracking.mlflow_product import artifact
 from raystage.tracking.mlflow_sink import MlflowSink
 from raystage.tuning.book import Book
 from raystage.tuning.outcome import Outcome
@@ -58,7 +59,7 @@ class SearchTracking:
         tags |= {"trial.rejected": outcome.rejected} if outcome.rejected else {}
 
         def tell(client: "MlflowClient") -> None:
-            if only_if_untold and _TOLD in client.get_run(mark.run_id).data.tags:
+            if only_if_untold and {_TOLD, *self.tags_of_trials} <= client.get_run(mark.run_id).data.tags.keys():
                 return
             for key, number in numbers.items():
                 if number is not None and abs(number) < float("inf"):
@@ -74,6 +75,7 @@ class SearchTracking:
         """Marks the trials of the chosen point, and leaves best.yaml and the report with the parent."""
         if self._parent is None:
             return
+        self._parent.connect()  # MLflow may have been away so far: trials are told whose they are
         chosen = book.strategy.chosen(book.told)
         self.make_good(book)
         marks = {name: mark for name, trial in book.trials.items() if (mark := load_mark(self._folder_of(trial)))}
@@ -83,10 +85,9 @@ class SearchTracking:
                 client.set_tag(mark.run_id, "raystage.best", str(book.trials[name].point == chosen).lower())
 
         self._contained(mark_best)
-        for artifact in (best, report):
-            if artifact is not None and artifact.exists():
-                self._parent.log_artifact(artifact, None if artifact.is_file() else "report")
-        self._parent.finish("FINISHED" if finished else "KILLED")
+        products = [artifact(path, None if path.is_file() else "report") for path in (best, report) if path is not None and path.exists()]
+        if trouble := self._parent.hand_over(products, "FINISHED" if finished else "KILLED"):
+            _log.warning("MLflow: the search's record is incomplete (%s); the same command sends the rest", trouble)
 
     def _contained(self, act: "Callable[[MlflowClient], None]") -> None:
         from mlflow.exceptions import MlflowException
@@ -94,4 +95,4 @@ class SearchTracking:
         try:
             act(mlflow_client.connect(mlflow_client.tracking_uri(self._tracking)))
         except (MlflowException, OSError) as error:
-            _log.warning("MLflow: the search's record is incomplete (%s)", str(error).strip().partition("\n")[0])
+            _log.warning("MLflow: the search's record is incomplete (%s)", mlflow_client.trouble(error))

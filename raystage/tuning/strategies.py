@@ -11,6 +11,11 @@ from raystage.tuning.trial_config import START, WARMUP
 
 
 class Strategy(Protocol):
+    @property
+    def most_points(self) -> int:
+        """How many it may come to try."""
+        ...
+
     def wanted(self, told: Told, begun: Sequence[Point]) -> list[Point]:
         """Points to try now, the first first, those of `begun` left out. None, with none under way: the search is done."""
         ...
@@ -29,6 +34,10 @@ class Grid:
 
     def __init__(self, space: Space) -> None:
         self._points = list(space.corners())
+
+    @property
+    def most_points(self) -> int:
+        return len(self._points)
 
     def wanted(self, told: Told, begun: Sequence[Point]) -> list[Point]:
         return [point for point in self._points if point not in begun]
@@ -51,6 +60,11 @@ class Lightweight:
     def __init__(self, space: Space) -> None:
         self._starts = sorted(space[START].values, key=lambda value: list(json.loads(value)))
         self._warmups = sorted(space[WARMUP].values, key=float)
+
+    @property
+    def most_points(self) -> int:
+        n_warmups = len(self._warmups)
+        return len(self._starts) + (1 + (n_warmups - 2).bit_length() if n_warmups > 1 else 0)  # the longest, then halves
 
     def wanted(self, told: Told, begun: Sequence[Point]) -> list[Point]:
         point = self._next(told)

@@ -27,6 +27,10 @@ class Tpe:
         self._space, self._settings = space, settings
         self._distributions = {dimension.key: _distribution(dimension) for dimension in space.dimensions}
 
+    @property
+    def most_points(self) -> int:
+        return self._settings.n_points
+
     def wanted(self, told: Told, begun: Sequence[Point]) -> list[Point]:
         if len(begun) >= self._settings.n_points:
             return []

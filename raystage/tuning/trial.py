@@ -19,6 +19,7 @@ from raystage.runtime.engine import Engine, EngineError
 from raystage.runtime.hardware import hardware_of
 from raystage.runtime.local import LocalEngine
 from raystage.runtime.ray_engine import RayEngine
+from raystage.runtime.ray_metrics import ray_metrics
 from raystage.tracking.records import Record
 from raystage.tuning.outcome import Outcome, Status, outcome_of, perplexity_ratios
 from raystage.tuning.trial_config import Trial, TrialConfigs
@@ -60,7 +61,8 @@ def run_trial(settings: dict[str, Any], job: Job) -> None:
     watch = _Watch(job.constraints, engines, trial.seed == job.compared_seed)
     tags = {**job.tags, "raystage.trial": trial.name}
     try:
-        train(config, make_engine, no_progress, print, Part(tags, [watch]))
+        with contextlib.nullcontext() if config.runtime.engine == "ray" else ray_metrics(job.configs.folder_of(trial), config):
+            train(config, make_engine, no_progress, print, Part(tags, [watch]))
     except EngineError:
         if job.outcome(trial).rejected is None:
             raise  # no trouble of training's own: worth another try

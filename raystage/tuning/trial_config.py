@@ -10,6 +10,7 @@ from typing import Any
 from raystage.config import Config, ConfigError, from_tree, to_tree
 from raystage.config.duration import Duration, parse_duration
 from raystage.config.pacing import LENGTH_RULES
+from raystage.config.redact import holds_secret
 from raystage.config.search import Search
 from raystage.config.search_space import Point, Space, overrides_of
 from raystage.models.count import flops_per_token
@@ -25,7 +26,19 @@ _SHARE = re.compile(r"^\s*([0-9.]+)\s*(%|warmups?)\s*$")
 _MAX_NAME = 80  # characters
 _UNSAID, _LOST = re.compile(r"[^A-Za-z0-9.-]+"), re.compile(r"[^A-Za-z0-9.,\[\] -]")  # what a name leaves out; what it must not lose
 # what a search itself decides, or what makes its trials comparable
-_OWN = ("name", "seed", "storage", "training.duration", "training.stop_at", "runtime", "tracking", "validation", "checkpoint", "sample")
+_OWN = (
+    "name",
+    "seed",
+    "storage",
+    "training.duration",
+    "training.stop_at",
+    "runtime",
+    "tracking",
+    "validation",
+    "checkpoint",
+    "sample",
+    "evaluation",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +73,12 @@ class TrialConfigs:
         self._common = [f"training.duration={given_alike(search, base)}"]
         self._storage = Path(storage)
         self.horizon = _horizon(search, self.base)
-        self._trial = [f"storage={storage}", "sample.lines=0", "runtime.spare_after_s=null", *_rhythm(self.horizon, self.base, search)]
+        # the machine is for trials: no text is written and no checkpoint measured beside them
+        self._trial = [f"storage={storage}", "sample.lines=0", "evaluation.beside_training=false", "runtime.spare_after_s=null"]
+        self._trial += _rhythm(self.horizon, self.base, search)
         if base.tracking.mlflow:
             # a process of a cluster knows neither the environment nor the folder of this one
-            self._trial.append(f"tracking.mlflow_uri={absolute_uri(base.tracking)}")
+            self._trial.append(f"tracking.mlflow_uri={_uri_of_trials(base)}")
         if base.runtime.threads_per_worker is None:
             # trials fill the machine with a CPU a worker: two threads on each would wait for each other
             self._trial.append("runtime.threads_per_worker=1")
@@ -93,6 +108,16 @@ class TrialConfigs:
     def chosen(self, point: Point) -> Config:
         """The run to train with a point of the space."""
         return from_tree(to_tree(self._base), [*self._common, *overrides_of(point), f"name={self._search.name}-best"])
+
+
+def _uri_of_trials(base: Config) -> str:
+    uri = absolute_uri(base.tracking)
+    if holds_secret(uri):
+        raise ConfigError(
+            f"MLFLOW_TRACKING_URI={uri}: trials have it in their files, so there must be no secret in it; "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on every node instead"
+        )
+    return uri
 
 
 def given_alike(search: Search, base: Config) -> str:

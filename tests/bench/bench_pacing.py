@@ -3,8 +3,6 @@
 import contextlib
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +15,7 @@ from raystage.data.batch import Batch
 from raystage.runtime.run_folder import RunFolder
 from raystage.training.run import Run
 from raystage.training.step_log import StepLog
+from tests.bench.cpu_clock import CpuClock
 from tests.bench.result import Result
 from tests.training.made_run import configure, train_here
 
@@ -73,7 +72,7 @@ def _wall_us_a_step(folder: Path, name: str, overrides: list[str]) -> float:
 
 def _cost_a_step(folder: Path, name: str) -> float:
     """[s] of CPU time."""
-    clock = _Clock()
+    clock = CpuClock()
     batch = Batch(*(torch.zeros(8, 16, dtype=torch.int64) for _ in range(2)))
     loss, norm = torch.tensor(400.0, dtype=torch.float64), torch.tensor(1.0)
     calls = iter(range(1, 2 * STEPS))  # the loss falls for ever, or it would count as saturated
@@ -99,46 +98,6 @@ def _cost_a_step(folder: Path, name: str) -> float:
             patches.enter_context(mock.patch.object(owner, part, clock.stopped(getattr(owner, part))))
         train_here(configure(folder, [f"name={name}", *RUN]))
     return clock.spent_s / STEPS
-
-
-class _Clock:
-    """CPU time of this thread inside `running` functions, without that of `stopped` ones called by them, and without its own."""
-
-    def __init__(self) -> None:
-        self._spent_s, self._n_readings, self._depth = 0.0, 0, 0
-        self._own_s = self._cost_of_a_reading()
-
-    @property
-    def spent_s(self) -> float:
-        return self._spent_s - self._n_readings * self._own_s
-
-    def _cost_of_a_reading(self, n: int = 10_000) -> float:
-        nothing = self.running(lambda: None)
-        for _ in range(n):
-            nothing()
-        cost_s = self._spent_s / n
-        self._spent_s, self._n_readings = 0.0, 0
-        return cost_s
-
-    def running(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        return self._timed(inner, 1)
-
-    def stopped(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        return self._timed(inner, -1)
-
-    def _timed(self, inner: Callable[..., Any], sign: int) -> Callable[..., Any]:
-        def outer(*args: Any, **kwargs: Any) -> Any:
-            counts = (self._depth == 0) == (sign > 0)
-            begin_s = time.thread_time()
-            self._depth += counts
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                self._depth -= counts
-                self._n_readings += counts * sign
-                self._spent_s += counts * sign * (time.thread_time() - begin_s)
-
-        return outer
 
 
 if __name__ == "__main__":

@@ -30,6 +30,14 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["data.tokenizer.kind=hub"], "data.tokenizer.name=null: kind hub needs it"),
         (["data.tokenizer.path=t.json"], "data.tokenizer.kind=train: takes no path and no name; set kind to file or hub"),
         (["model.vocab_size=4095"], "model.vocab_size=4095: below data.tokenizer.vocab_size=4096; raise it or leave it null"),
+        # evaluation beside training
+        (["evaluation.beside_training=true", "runtime.engine=local"], "evaluation.beside_training=true: needs runtime.engine=ray"),
+        (["evaluation.beside_training=true", "storage=s3://a/b"], "evaluation.beside_training=true: needs a folder that all nodes share"),
+        (
+            ["evaluation.beside_training=true", "evaluation.validation=false"],
+            "evaluation.beside_training=true: nothing to measure; set evaluation.validation",
+        ),
+        (["evaluation.beside_training=true", "evaluation.stride_tokens=9999"], "evaluation.stride_tokens=9999: above model.context_length"),
         # model
         (["model.n_head=5"], "model.n_head=5: must divide model.d_model=128; 4 does"),
         (["model.n_head=256"], "model.n_head=256: must divide model.d_model=128; 128 does"),

@@ -1,10 +1,14 @@
 """Workers, nodes and controllers come, go and die, on a cluster of several nodes on this machine: the run is the one it would have been."""
 
 import math
+import re
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from raystage.config import Config
 from raystage.tracking.records import RunRecords
@@ -91,6 +95,25 @@ def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone:
         "after the kill the workers began again under the same fit"
     )
     assert_same_run(trained.records, alone, bitwise=False)
+    shown = scraped("elastic")
+    assert (shown["ray_raystage_restarts_total"], shown["ray_raystage_workers"], shown["ray_raystage_step"]) == (4, 2, STEPS)
+    assert math.isclose(shown["ray_raystage_loss"], trained.records.train[-1]["loss"])
+    assert {"ray_raystage_tokens_per_second", "ray_raystage_val_loss", "ray_raystage_decisions_total"} <= set(shown)
+
+
+def scraped(run: str) -> dict[str, float]:
+    """What the agents of Ray's nodes show Prometheus of a run; they hear of the driver's numbers every 10 s."""
+    shown: dict[str, float] = {}
+    deadline_s = time.monotonic() + 15
+    while shown.get("ray_raystage_step") != STEPS and time.monotonic() < deadline_s:
+        time.sleep(0.5)
+        for node in ray.nodes():
+            if node["Alive"]:
+                with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as page:
+                    text = page.read().decode()
+                found = re.findall(rf'^(ray_raystage_\w+){{.*run="{run}".*}} (\S+)$', text, re.MULTILINE)
+                shown |= {name: float(value) for name, value in found}
+    return shown
 
 
 def test_controllers_that_die_and_a_stop_leave_the_run_the_same_bit_by_bit(folder: Path, alone: RunRecords, machines: Machines) -> None:

@@ -26,6 +26,7 @@ OVERRIDES = [
     "sample.lines=5",
     "training.duration=300 steps",
     "training.preflight=true",
+    "evaluation.beside_training=true",
 ]
 
 
@@ -76,6 +77,7 @@ def test_two_workers_with_a_kill_in_the_middle_train_as_one_rank_does(folder: Pa
         assert math.isclose(ours, theirs, rel_tol=1e-4)
     assert [record["world_size"] for record in records.starts] == [1, 2]
     _check_products(run_dir, output)
+    _check_evaluation(run_dir, records)
     _check_mlflow(folder, run_dir)
 
 
@@ -99,6 +101,15 @@ def _check_products(run_dir: Path, output: str) -> None:
     assert "(pid=" not in output, "Ray's own log belongs in its files"
 
 
+def _check_evaluation(run_dir: Path, records: RunRecords) -> None:
+    """A task of Ray measured the last checkpoint as training did, and let go of it."""
+    (file,) = (run_dir / "evaluations").glob("*-end-validation-*.json")
+    tree = json.loads(file.read_text())
+    assert math.isclose(tree["results"][0]["loss"], records.val[-1]["val_loss"], rel_tol=1e-5)
+    assert tree["model"]["step"] == 300
+    assert not (run_dir / "measuring").exists()
+
+
 def _check_mlflow(folder: Path, run_dir: Path) -> None:
     from mlflow import MlflowClient
 
@@ -109,4 +120,8 @@ def _check_mlflow(folder: Path, run_dir: Path) -> None:
     assert sum(tag.startswith("decision.") for tag in run.data.tags) == 4
     steps = [metric.step for metric in client.get_metric_history(run_id, "loss")]
     assert sorted(steps) == list(range(1, 301))
-    assert {artifact.path for artifact in client.list_artifacts(run_id)} >= {"config.yaml", "report"}
+    assert {artifact.path for artifact in client.list_artifacts(run_id)} >= {"config.yaml", "report", "evaluations"}
+    measured = client.get_metric_history(run_id, "eval/validation-32/loss")
+    assert [metric.step for metric in measured][-1] == 300
+    assert run.outputs is not None
+    assert run.outputs.model_outputs

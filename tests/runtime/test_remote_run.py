@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from raystage.config import Config, ConfigError
+from raystage.data.progress import Progress, no_progress
 from raystage.report.build import build_report
 from raystage.runtime.driver import Outcome, train
 from raystage.runtime.engine import EngineError
@@ -58,11 +59,16 @@ class StoppedEngine(LocalEngine):
         return "stop" if self._at_boundary(self._n_boundaries) else None
 
 
-def run(config: Config, at_boundary: Callable[[int], bool] = lambda n: False, makes_products: bool = False) -> Outcome:
+def run(
+    config: Config,
+    at_boundary: Callable[[int], bool] = lambda n: False,
+    makes_products: bool = False,
+    progress: Progress = no_progress,
+) -> Outcome:
     """The driver and its run in this process; model and report, which take seconds, only where asked for."""
     engine = StoppedEngine(config, at_boundary)
     with contextlib.nullcontext() if makes_products else mock.patch("raystage.runtime.driver.wrap_up", return_value=None):
-        return train(config, lambda: engine, lambda *_: None, lambda line: None)
+        return train(config, lambda: engine, progress, lambda line: None)
 
 
 def records(config: Config) -> RunRecords:
@@ -91,7 +97,18 @@ def test_a_run_goes_on_bitwise_from_its_storage_alone(folder: Path, alone: RunRe
     assert not run(first, lambda n: n == 5).finished
     shutil.rmtree(folder / "first")
     second = elsewhere(folder, "moved", "second")
-    assert run(second, makes_products=True).finished
+    told: dict[str, list[tuple[int, int | None]]] = {}
+
+    def progress(label: str, done: int, total: int | None, unit: str = "bytes") -> None:
+        told.setdefault(label, []).append((done, total))
+
+    sizes = {path: len(content) for path, content in stored("/moved/").items()}
+    assert run(second, makes_products=True, progress=progress).finished
+    restored = {label: steps for label, steps in told.items() if label.startswith("fetch ")}
+    assert sorted(label.rpartition(" ")[0] for label in restored) == ["fetch", "fetch checkpoint"]
+    assert all(steps[0][0] == 0 and steps[-1][0] == steps[-1][1] for steps in restored.values()), restored
+    (name,) = (label.rpartition(" ")[2] for label in restored if "checkpoint" in label)
+    assert restored[f"fetch checkpoint {name}"][-1][1] == sum(size for path, size in sizes.items() if f"/{name}/" in path)
     assert losses(records(second)) == losses(alone)
     assert decisions(records(second)) == decisions(alone)
     assert {record["attempt"] for record in records(second).train} == {1, 2}

@@ -110,3 +110,12 @@ def test_addresses() -> None:
 def test_a_uri_that_cannot_be_opened_is_one_line(uri: str, part: str) -> None:
     with pytest.raises(ConfigError, match=f"storage={uri}: .*{part}"):
         opened(uri)
+
+
+@pytest.mark.parametrize("scheme", ["faulty", "file"])
+def test_a_download_tells_how_much_of_it_has_arrived(scheme: str, tmp_path: Path) -> None:
+    remote = opened(f"file://{tmp_path}/there" if scheme == "file" else "faulty://b/run")
+    remote.write("a", b"12345")
+    arrived: list[int] = []
+    remote.get("a", tmp_path / "here", arrived.append)
+    assert arrived[-1] == 5

@@ -6,35 +6,14 @@ from rich.console import Console as Terminal
 from raystage.config.duration import Duration, parse_duration
 from raystage.tracking.console import Console
 from raystage.tracking.console import Terminal as OwnTerminal
-from raystage.tracking.panel import panel, sparkline
-from raystage.tracking.plain_lines import progress_line
-from raystage.tracking.progress import Progress, advance, decided, nearness, share_done, time_left_s
-from tests.made_run import made_records
-
-METRICS, DECISIONS = made_records()
-BUDGET = Duration(2e6, "tokens")
-
-
-def progress_at(step: int) -> Progress:
-    progress = Progress()
-    for record in METRICS:
-        if record["step"] <= step:
-            progress = advance(progress, record)
-    for decision in DECISIONS:
-        if decision["effective_step"] <= step:
-            progress = decided(progress, decision)
-    return progress
-
-
-def drawn(progress: Progress, columns: int) -> str:
-    out = io.StringIO()
-    Terminal(file=out, width=columns, force_terminal=True, color_system=None).print(panel(progress, BUDGET, "quick[start]"))
-    return out.getvalue()
+from raystage.tracking.plain_lines import mfu, progress_line
+from raystage.tracking.progress import nearness, percent_done, share_done, time_left_s
+from tests.tracking.made_progress import BUDGET, DECISIONS, GOAL, METRICS, progress_at
 
 
 def plain_console(**more: float) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
-    return Console(BUDGET, "run", Terminal(file=out, width=60, highlight=False), **more), out
+    return Console(GOAL, "run", Terminal(file=out, width=60, highlight=False), **more), out
 
 
 @pytest.mark.parametrize(("text", "share"), [("1400 steps", 0.25), ("1433600 tokens", 0.5), ("1e30 flops", 0.0), ("100 hours", 0.0)])
@@ -57,43 +36,6 @@ def test_nearness_reaches_one_at_the_threshold() -> None:
     assert nearness({"slope_bound": -0.2, "threshold": -0.1}) == 0.5
     assert nearness({"slope_bound": -0.1, "threshold": -0.1}) == nearness({"slope_bound": 0.3, "threshold": -0.1}) == 1.0
     assert nearness({"slope_bound": None, "threshold": -0.1}) == 0.0
-
-
-@pytest.mark.parametrize("columns", [60, 100])
-@pytest.mark.parametrize("step", [0, 1, 120, 330, 700])
-def test_panel_fits(columns: int, step: int) -> None:
-    lines = drawn(progress_at(step), columns).splitlines()
-    assert {len(line) for line in lines} == {min(columns, 84)}
-    assert "quick[start]" in lines[0]
-
-
-def test_panel_says_what_matters() -> None:
-    text = drawn(progress_at(440), 100)
-    for part in (
-        "440",
-        "901k tokens",
-        "len 128 · 4 layers x 64",
-        "328k parameters",
-        "2 workers",
-        "width at -0.048",
-        "depth 2→4",
-        "s left",
-        "45%",
-    ):
-        assert part in text
-
-
-def test_panel_without_finite_loss() -> None:
-    newest = progress_at(440).newest
-    assert newest is not None
-    assert "not finite" in drawn(advance(progress_at(440), newest | {"loss": None}), 60)
-
-
-def test_sparkline_spans_its_own_range() -> None:
-    assert sparkline([3.0, 2.0, 1.0], 24) == "█▅▁"
-    assert len(sparkline([float(i) for i in range(1000)], 24)) == 24
-    assert sparkline([], 24) == ""
-    assert sparkline([5.0, 5.0], 24) == "▁▁"
 
 
 def test_plain_lines_are_ascii_and_hold_events_in_order() -> None:
@@ -145,15 +87,51 @@ def test_a_terminal_that_is_gone_ends_the_display_alone(error: OSError) -> None:
             raise error
 
     gone = Gone()
-    console = Console(BUDGET, "run", OwnTerminal(file=gone))
+    console = Console(GOAL, "run", OwnTerminal(file=gone))
     console.consume(METRICS[:100], [])
     console.consume(METRICS[100:], DECISIONS)
     assert gone.attempts == 1
 
 
+def test_a_percent_of_a_long_run_has_a_decimal() -> None:
+    assert percent_done(progress_at(440), BUDGET) == "45%"
+    assert percent_done(progress_at(440), Duration(2e8, "tokens")) == "0.5%"
+    assert percent_done(progress_at(0), BUDGET) == "0%"
+
+
+def test_a_small_mfu_is_said_too() -> None:
+    assert [mfu({"mfu": share}) for share in (0.45, 0.1, 0.0312, 0.0004, 1.0, None)] == [
+        "45% MFU",
+        "10% MFU",
+        "3.1% MFU",
+        "0.04% MFU",
+        "100% MFU",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["TERM", "TTY_INTERACTIVE"])
+def test_where_nothing_can_be_drawn_over_there_are_lines(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, {"TERM": "dumb", "TTY_INTERACTIVE": "0"}[variable])
+    out = io.StringIO()
+    console = Console(GOAL, "run", Terminal(file=out, width=80, force_terminal=True, highlight=False), line_interval_s=0.0)
+    console.start()
+    console.consume(METRICS[:300], DECISIONS[:1])
+    console.close()
+    assert out.getvalue().isascii()
+    assert out.getvalue().startswith("start at step 0")
+    assert "\nstep 2" in out.getvalue()
+
+
+def test_lines_are_ascii_whatever_they_speak_of() -> None:
+    console, out = plain_console()
+    console.say("läuft → 2")
+    assert out.getvalue() == "l?uft -> 2\n"
+
+
 def test_live_panel_is_drawn_and_left_on_the_screen() -> None:
     out = io.StringIO()
-    console = Console(BUDGET, "run", Terminal(file=out, width=80, force_terminal=True))
+    console = Console(GOAL, "run", Terminal(file=out, width=80, force_terminal=True))
     console.start()
     console.consume(METRICS, DECISIONS)
     console.close()

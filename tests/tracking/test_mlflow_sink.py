@@ -9,6 +9,7 @@ import pytest
 from raystage.config import Config, ConfigError, to_tree
 from raystage.config.schema import Tracking
 from raystage.tracking.mlflow_client import import_quietly, tracking_uri
+from raystage.tracking.mlflow_product import artifact
 from raystage.tracking.mlflow_sink import MlflowSink
 from raystage.tracking.sink import SinkError
 from tests.made_run import MadeStage, made_records
@@ -21,10 +22,11 @@ FIRST_USE = f"""
 import logging, pathlib
 logging.basicConfig(level=logging.INFO)
 from raystage.config.schema import Tracking
+from raystage.tracking.mlflow_product import artifact
 from raystage.tracking.mlflow_sink import MlflowSink
 sink = MlflowSink.open(pathlib.Path("run"), Tracking(), {{"seed": 1}}, "quiet")
 sink.consume({METRICS[1:3]!r}, [])
-sink.finish("FINISHED")
+assert sink.hand_over([], "FINISHED") is None
 """
 
 
@@ -49,6 +51,12 @@ def store(first_use: tuple[Path, str]) -> str:
     return uri
 
 
+@pytest.fixture(params=["sqlite", "files"])
+def any_store(request: pytest.FixtureRequest, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow no longer takes it unasked
+    return store if request.param == "sqlite" else str(tmp_path / "mlruns")
+
+
 def opened(run_dir: Path, uri: str, **more: Any) -> MlflowSink:
     run_dir.mkdir(exist_ok=True)
     return MlflowSink.open(run_dir, Tracking(mlflow_uri=uri, experiment="test"), to_tree(Config()), "made", **more)
@@ -68,18 +76,20 @@ def run_of(uri: str, run_id: str | None) -> Any:
     return MlflowClient(uri).get_run(run_id)
 
 
-def test_a_whole_run(tmp_path: Path, store: str) -> None:
+def test_a_whole_run(tmp_path: Path, any_store: str) -> None:
+    store = any_store
     sink = opened(tmp_path, store, tags={"host": "h"})
     sink.consume(METRICS, DECISIONS)
     (tmp_path / "config.yaml").write_text("name: made")
-    sink.log_artifact(tmp_path / "config.yaml", "config")
-    sink.finish("FINISHED")
+    assert sink.hand_over([artifact(tmp_path / "config.yaml", "config")], "FINISHED") is None
     run = run_of(store, sink.run_id)
     assert steps(store, sink.run_id, "loss") == list(range(1, N_STEPS + 1))
     assert steps(store, sink.run_id, "val_loss") == [record["step"] for record in METRICS if record["kind"] == "val"]
     assert {"loss", "lr", "grad_norm", "slope", "tokens_per_s", "val_loss", "stage", "tokens_seen", "flops"} <= set(run.data.metrics)
     assert {"seq_len_tokens", "n_layer", "d_model", "n_parameters"} <= set(run.data.metrics)
     assert "mfu" not in run.data.metrics
+    tokens = {record["step"]: record["tokens_seen"] for record in METRICS if record["kind"] == "train"}
+    assert steps(store, sink.run_id, "loss_by_tokens") == list(tokens.values())
     assert run.data.metrics["seq_len_tokens"] == 64.0
     assert run.data.params["training.optimizer.lr"] == "0.001"
     assert run.data.params["data.sources.0.kind"] == "stdlib"
@@ -158,12 +168,13 @@ def test_unreachable_at_start_is_one_warning_and_is_made_up_for(tmp_path: Path, 
     assert "the run goes on without it" in caplog.text
     with pytest.raises(SinkError, match="cannot be used"):
         sink.consume(METRICS, DECISIONS)
-    sink.log_artifact(tmp_path / "config.yaml")
+    products = [artifact(tmp_path / "config.yaml")]
+    assert "cannot be used" in str(sink.hand_over(products, "FINISHED"))
     later.unlink()
     later.mkdir()
     shutil.copy(store.removeprefix("sqlite:///"), later)
     sink.consume(METRICS, DECISIONS)
-    sink.finish("FINISHED")
+    assert sink.hand_over(products, "FINISHED") is None
     assert len(steps(f"sqlite:///{later}/mlflow.db", sink.run_id, "loss")) == N_STEPS
     assert list(Path(run_of(f"sqlite:///{later}/mlflow.db", sink.run_id).info.artifact_uri).rglob("config.yaml"))
 
@@ -172,7 +183,7 @@ def test_a_dead_server_costs_seconds(tmp_path: Path) -> None:
     sink = opened(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(SinkError, match=r"127\.0\.0\.1"):
         sink.consume(METRICS, [])
-    sink.finish("FAILED")
+    assert "127.0.0.1" in str(sink.hand_over([], "FAILED"))
 
 
 def test_an_unknown_kind_of_store_is_the_users_mistake(tmp_path: Path) -> None:
@@ -180,9 +191,9 @@ def test_an_unknown_kind_of_store_is_the_users_mistake(tmp_path: Path) -> None:
         opened(tmp_path, "foo://bar")
 
 
-def test_an_artifact_that_is_not_there(tmp_path: Path, store: str) -> None:
+def test_an_artifact_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        opened(tmp_path, store).log_artifact(tmp_path / "absent")
+        artifact(tmp_path / "absent")
 
 
 def test_uri_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_records_that_a_full_disk_does_not_take_wait_in_order(tmp_path: Path, mo
     monkeypatch.setattr(writer, "_file", FullFile(whole))
     writer.write({"step": 2})
     writer.write({"step": 3})
-    assert (tmp_path / "records.jsonl").read_text() == '{"step": 1}\n'
+    assert (tmp_path / "records.jsonl").read_text() == '{"step":1}\n'
     monkeypatch.setattr(writer, "_file", whole)
     writer.write({"step": 4})
     assert [record["step"] for record in read_records(tmp_path / "records.jsonl")] == [1, 2, 3, 4]

@@ -46,6 +46,15 @@ def test_lightweight_finds_the_smallest_start_and_the_longest_warmup(first_stabl
     chosen = strategy.chosen(told)
     assert chosen == (("pacing.lengths", starts[first_stable]), ("pacing.warmup.fraction", warmups[longest - 1]))
     assert len(told) <= first_stable + 1 + 1 + 3
+    assert len(told) <= strategy.most_points == 4 + 1 + 3
+
+
+@pytest.mark.parametrize("n_warmups", [1, 2, 3, 4, 6, 7])
+def test_lightweight_tries_no_more_points_than_it_says_and_may_need_all(n_warmups: int) -> None:
+    space = read_space({"pacing.lengths": STARTS[:1], "pacing.warmup.fraction": WARMUPS[:n_warmups]})
+    points = list(space.corners())
+    truths = [{p: result(rejected=None if i < n else "unstable") for i, p in enumerate(points)} for n in range(1, n_warmups + 1)]
+    assert max(len(run(Lightweight(space), truth)) for truth in truths) == Lightweight(space).most_points
 
 
 def test_lightweight_tries_the_longest_warmup_first() -> None:
