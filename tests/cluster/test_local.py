@@ -61,7 +61,7 @@ def test_workers_are_asked_for_while_a_command_runs(environment: dict[str, str])
 
 
 def is_said(words: str, wanted: bool, environment: Mapping[str, str] | None = None) -> bool:
-    """Whether ``ray status`` comes to hold these words, or to do without them: it shows what the autoscaler wrote last, some seconds ago."""
+    """Whether ``ray status`` comes to hold these words, or to do without them; the autoscaler writes it anew every few seconds."""
     for _ in range(30):
         if (words in subprocess.run(["ray", "status"], env=environment, capture_output=True, text=True, timeout=120).stdout) is wanted:
             return True

@@ -5,8 +5,17 @@ import numpy as np
 import pytest
 
 from raystage.config import ConfigError
-from raystage.report.columns import read_metrics
+from raystage.report import read
+from raystage.report.read import read_metrics
+from raystage.report.read_lines import read_lines
+from raystage.report.read_table import read_table
 from tests.made_run import made_records, write_lines
+
+
+@pytest.fixture(autouse=True, params=["as small files are", "as large files are"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "as large files are":
+        monkeypatch.setattr(read, "_LARGE_BYTES", 0)
 
 
 def line(step: int, **more: object) -> str:
@@ -40,7 +49,7 @@ def test_any_training_record_is_found_again_whole(tmp_path: Path) -> None:
         line(step, note="x" * 200) + "\n" + (line(step, kind="other") + "\n" if step % 7 == 0 else "") for step in range(1, 2001)
     )
     metrics = read_metrics(written(tmp_path, text))
-    assert len(metrics._blocks) > 1
+    assert len(metrics.blocks) > 1
     positions = [0, 1, 777, 1998, 1999]
     assert [record["step"] for record in metrics.train_records(positions)] == [position + 1 for position in positions]
     assert metrics.train_records([5])[0] == json.loads(line(6, note="x" * 200))
@@ -90,3 +99,29 @@ def test_an_object_over_two_lines_is_broken(tmp_path: Path) -> None:
 def test_a_record_without_its_clock_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="train record number 2 has no time_s"):
         read_metrics(written(tmp_path, line(1) + "\n" + line(2, time_s=None) + "\n"))
+
+
+def test_both_ways_of_reading_find_the_same(tmp_path: Path) -> None:
+    records, _ = made_records()
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, records * 50)
+    by_line, by_table = read_lines(path), read_table(path)
+    assert by_table is not None
+    assert (by_table.device, by_table.blocks) == (by_line.device, by_line.blocks)
+    for kind, columns in by_line.of.items():
+        for key, column in columns.of.items():
+            np.testing.assert_array_equal(by_table.of[kind][key], column)
+
+
+@pytest.mark.parametrize(
+    "text", [line(1) + "\n" + line(2), line(1) + "\n\n" + line(2) + "\n", line(1) + "\n{\n", line(1, loss="high") + "\n"]
+)
+def test_what_training_does_not_write_is_no_table(tmp_path: Path, text: str) -> None:
+    assert read_table(written(tmp_path, text)) is None
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path: Path) -> None:
+    for folder, step in (("run-1", 1), ("run-[1]", 2)):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder, line(step) + "\n")
+    assert read_metrics(tmp_path / "run-[1]" / "metrics.jsonl").of["train"]["step"].tolist() == [2]
