@@ -22,8 +22,8 @@ def read_table(path: Path) -> Metrics | None:
     kinds = np.asarray(table.pop("kind"))
     devices = np.ma.masked_array(table.pop("device")).compressed()
     blocks = _blocks(path, kinds == _KINDS.index("train"))
-    columns = {key: _gaps_for_null(column) for key, column in table.items()}
-    if blocks is None or any(column is None for column in columns.values()):
+    columns = {key: column for key in table if (column := _gaps_for_null(table[key])) is not None}
+    if blocks is None or len(columns) < len(table):
         return None
     of = {kind: Columns(kind, {key: columns[key][kinds == number] for key in KEYS[kind]}) for number, kind in enumerate(_KINDS)}
     return Metrics(path, of, str(devices[-1]) if len(devices) else "", blocks)
