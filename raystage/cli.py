@@ -111,7 +111,7 @@ def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
     from raystage.runtime.driver import prepare_corpus
     from raystage.tracking.progress_bars import progress_bars
 
-    with progress_bars(_terminal) as progress:
+    with _engine_errors(), progress_bars(_terminal) as progress:
         corpus = prepare_corpus(settings, progress)
     _say(
         f"{corpus.n_train_tokens:,} training and {corpus.n_validation_tokens:,} validation tokens of "

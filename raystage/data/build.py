@@ -10,16 +10,16 @@ from pathlib import Path
 from raystage.config import ConfigError
 from raystage.config.schema import Data, Source
 from raystage.data.corpus import TOKENIZER, TRAIN, VALIDATION, write_facts
-from raystage.data.documents import documents
-from raystage.data.encoding import EncodedDocument, encode_documents
+from raystage.data.documents import documents, files_of, limited
+from raystage.data.encoding import EncodedDocument, EncodeFiles, encode_documents
+from raystage.data.files import OnBytes
 from raystage.data.mixture import mix
 from raystage.data.progress import Meter, Progress, total_bytes
-from raystage.data.split import HoldOut, KeepApart, Side
+from raystage.data.split import HoldOut, KeepApart, Side, SideOf
 from raystage.data.stream_file import StreamWriter
 from raystage.data.tokenizer import TextTokenizer, train_tokenizer
 
-SideOf = Callable[[str], Side]
-Encode = Callable[[Iterator[str], SideOf], Iterator[EncodedDocument]]
+Encode = Callable[[Source, SideOf, OnBytes], Iterator[EncodedDocument]]
 Writers = Mapping[Side, StreamWriter]
 
 
@@ -32,8 +32,13 @@ class _Part:
     mixed_side: Side
 
 
-def build_corpus(data: Data, tokenizer: TextTokenizer | None, digest: str, folder: Path, progress: Progress) -> None:
-    """Writes the corpus of `data`; tokenizer None: one is trained. Raises ConfigError for sources that give no corpus."""
+def build_corpus(
+    data: Data, tokenizer: TextTokenizer | None, digest: str, folder: Path, progress: Progress, encode_files: EncodeFiles | None = None
+) -> None:
+    """Writes the corpus of `data`; tokenizer None: one is trained. Raises ConfigError for sources that give no corpus.
+
+    `encode_files` makes tokens of sources of several files; the rows are the same without it.
+    """
     side_of = _split(data)
     tokenizer = tokenizer or _train(data, side_of, progress)
     tokenizer.save(folder / TOKENIZER)
@@ -43,7 +48,8 @@ def build_corpus(data: Data, tokenizer: TextTokenizer | None, digest: str, folde
         StreamWriter(folder / TRAIN, tokenizer.vocab_size, tokenizer.eot_id) as train,
         StreamWriter(folder / VALIDATION, tokenizer.vocab_size, tokenizer.eot_id) as validation,
     ):
-        encode: Encode = partial(encode_documents, tokenizer=tokenizer, threads=threads, n_ahead=2 * n_threads)
+        here = partial(encode_documents, tokenizer=tokenizer, threads=threads, n_ahead=2 * n_threads)
+        encode: Encode = partial(_encoded, tokenizer=tokenizer, here=here, elsewhere=encode_files)
         writers = {Side.TRAIN: train, Side.VALIDATION: validation}
         if data.validation_sources:
             meter = Meter(progress, "tokenize validation text", total_bytes(data.validation_sources))
@@ -100,7 +106,7 @@ def _write(part: _Part, encode: Encode, writers: Writers, meter: Meter) -> tuple
     def mixed_tokens(document: EncodedDocument) -> int:
         return len(document.tokens) + 1 if document.side is part.mixed_side else 0
 
-    streams = [encode(documents(source, meter.advance), part.side_of) for source in part.sources]
+    streams = [encode(source, part.side_of, meter.advance) for source in part.sources]
     source_tokens, n_dropped = [0] * len(streams), 0
     for i, document in mix(streams, [source.weight for source in part.sources], mixed_tokens):
         source_tokens[i] += mixed_tokens(document)
@@ -110,6 +116,20 @@ def _write(part: _Part, encode: Encode, writers: Writers, meter: Meter) -> tuple
             writers[document.side].append(document)
     meter.finish()
     return source_tokens, n_dropped
+
+
+def _encoded(
+    source: Source,
+    side_of: SideOf,
+    on_bytes: OnBytes,
+    tokenizer: TextTokenizer,
+    here: Callable[[Iterator[str], SideOf], Iterator[EncodedDocument]],
+    elsewhere: EncodeFiles | None,
+) -> Iterator[EncodedDocument]:
+    files = files_of(source) if elsewhere else []
+    if elsewhere and len(files) > 1:
+        return limited(elsewhere(source, files, side_of, tokenizer, on_bytes), source)
+    return here(documents(source, on_bytes), side_of)
 
 
 def _check(data: Data, train: StreamWriter, validation: StreamWriter) -> None:

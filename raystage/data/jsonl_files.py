@@ -8,16 +8,15 @@ from raystage.config import ConfigError
 from raystage.data.files import OnBytes, open_bytes
 
 
-def jsonl_documents(files: list[Path], text_key: str, on_bytes: OnBytes) -> Iterator[str]:
+def jsonl_documents(path: Path, text_key: str, on_bytes: OnBytes) -> Iterator[str]:
     """The field `text_key` of every line; blank lines are passed over.
 
     Raises ConfigError with file and line number for a line that is no JSON object or has no such text.
     """
-    for path in files:
-        with open_bytes(path, on_bytes) as content:
-            for number, line in enumerate(content, start=1):
-                if line.strip():
-                    yield _text(line, text_key, f"{path} line {number}")
+    with open_bytes(path, on_bytes) as content:
+        for number, line in enumerate(content, start=1):
+            if line.strip():
+                yield _text(line, text_key, f"{path} line {number}")
 
 
 def _text(line: bytes, text_key: str, where: str) -> str:

@@ -7,6 +7,7 @@ from raystage.config.schema import Data
 from raystage.data.build import build_corpus
 from raystage.data.cache import building, remove_leftovers
 from raystage.data.corpus import FACTS, FORMAT_VERSION, Corpus
+from raystage.data.encoding import EncodeFiles
 from raystage.data.fingerprint import corpus_digest
 from raystage.data.progress import Progress, no_progress
 from raystage.data.remote_corpus import fetch_corpus, node_folder, send_corpus
@@ -19,12 +20,15 @@ FOLDER_DIGITS = 16
 _PATIENCE_S = 600.0
 
 
-def prepare(data: Data, progress: Progress | None = None, patience: Patience | None = None) -> Corpus:
+def prepare(
+    data: Data, progress: Progress | None = None, patience: Patience | None = None, encode_files: EncodeFiles | None = None
+) -> Corpus:
     """The corpus of `data` in `data.cache_dir`, built if it is not there yet (or is damaged), else verified and returned.
 
     Where that is a URI, the corpus is built or downloaded in `data.node_cache_dir` and lies in both when this returns; `patience`:
-    with the store. `progress(label, done, total)` hears of every piece read, in bytes. Raises ConfigError for a source, tokenizer or
-    cache that cannot be read, or gives no training or no validation text; StorageError where the store is away for too long.
+    with the store. `progress(label, done, total)` hears of every piece read, in bytes. `encode_files`: what makes tokens of sources of
+    several files; None: this process. Raises ConfigError for a source, tokenizer or cache that cannot be read, or gives no training or
+    no validation text; StorageError where the store is away for too long.
     """
     tokenizer, digest = _tokenizer_and_digest(data)
     name = digest[:FOLDER_DIGITS]
@@ -36,7 +40,7 @@ def prepare(data: Data, progress: Progress | None = None, patience: Patience | N
         fetch_corpus(data, name, patience)
     if not _is_whole(folder):
         with building(folder, _is_whole) as temporary:
-            build_corpus(data, tokenizer, digest, temporary, progress or no_progress)
+            build_corpus(data, tokenizer, digest, temporary, progress or no_progress, encode_files)
     if is_elsewhere:
         send_corpus(data, folder, patience)
     return Corpus.load(folder)

@@ -1,6 +1,6 @@
 """Which documents are for validation. A document's text alone says so: no order, no copy of it changes the side."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -12,6 +12,9 @@ class Side(Enum):
     TRAIN = "train"
     VALIDATION = "validation"
     DROPPED = "dropped"
+
+
+SideOf = Callable[[str], Side]
 
 
 def text_digest(text: str) -> bytes:

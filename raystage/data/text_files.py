@@ -13,19 +13,18 @@ DOCUMENT_CHARACTERS = 4_000
 LONGEST_CHARACTERS = 16_000
 
 
-def text_documents(files: list[Path], on_bytes: OnBytes) -> Iterator[str]:
-    """One document a file; a file alone, or one above a million characters, is cut into many (see `cut`).
+def text_documents(path: Path, is_alone: bool, on_bytes: OnBytes) -> Iterator[str]:
+    """One document a file; the only file of a source, or one above a million characters, is cut into many (see `cut`).
 
     Raises ConfigError for a file that cannot be read, is damaged or not UTF-8.
     """
-    for path in files:
-        with open_text(path, on_bytes) as text:
-            start = "" if len(files) == 1 else text.read(WHOLE_FILE_CHARACTERS + 1)
-            if 0 < len(start) <= WHOLE_FILE_CHARACTERS:
-                yield start
-            else:
-                start += text.readline(LONGEST_CHARACTERS)
-                yield from cut(chain(_lines(io.StringIO(start, newline="")), _lines(text)))
+    with open_text(path, on_bytes) as text:
+        start = "" if is_alone else text.read(WHOLE_FILE_CHARACTERS + 1)
+        if 0 < len(start) <= WHOLE_FILE_CHARACTERS:
+            yield start
+        else:
+            start += text.readline(LONGEST_CHARACTERS)
+            yield from cut(chain(_lines(io.StringIO(start, newline="")), _lines(text)))
 
 
 def cut(lines: Iterator[str]) -> Iterator[str]:

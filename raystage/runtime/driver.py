@@ -11,6 +11,7 @@ from pathlib import Path
 from raystage.config import Config, ConfigError, to_tree
 from raystage.config.duration import parse_duration
 from raystage.data.corpus import Corpus
+from raystage.data.encoding import EncodeFiles
 from raystage.data.prepare import prepare
 from raystage.data.progress import Progress
 from raystage.runtime.assignment import Assignment
@@ -59,7 +60,7 @@ class Part:
 
 def prepare_corpus(config: Config, progress: Progress, patience: Patience | None = None) -> Corpus:
     """The corpus, checked against the model. Raises ConfigError, and StorageError where its store is away for too long."""
-    corpus = prepare(config.data, progress, patience)
+    corpus = prepare(config.data, progress, patience, _cluster_tasks(config))
     try:
         vocab_size_of(config, corpus.vocab_size)
     except ValueError as error:
@@ -67,6 +68,16 @@ def prepare_corpus(config: Config, progress: Progress, patience: Patience | None
     for rows in (corpus.train_rows, corpus.validation_rows):
         rows(config.model.context_length)
     return corpus
+
+
+def _cluster_tasks(config: Config) -> EncodeFiles | None:
+    """Where the run joins a cluster, its nodes tokenize; a machine of one's own does so in this process."""
+    if config.runtime.engine != "ray":
+        return None
+    from raystage.runtime.ray_cluster import cluster_address
+    from raystage.runtime.ray_prepare import ClusterTasks
+
+    return ClusterTasks(config) if cluster_address(config) else None
 
 
 def train(

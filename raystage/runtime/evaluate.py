@@ -149,7 +149,7 @@ class _Measurer:
             yield self._by_position(path.stem, rows, len(rows), None, "text_by_position", _file_facts(path))
 
     def lambada(self, path: Path) -> Tree:
-        texts = list(jsonl_documents([path], "text", lambda n_bytes: None))
+        texts = list(jsonl_documents(path, "text", lambda n_bytes: None))
         if not texts:
             raise ConfigError(f"{path}: has no passages; one JSON object a line is needed, its text under 'text'")
         began_s = time.perf_counter()

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from raystage.config import Config, ConfigError, dump
@@ -67,10 +67,20 @@ def check_place_in_package(config: Config, folder: Path) -> None:
         _check_places(config)
 
 
-def _check_places(config: Config) -> None:
+def check_places_of_nodes(config: Config, hosts: Collection[str]) -> None:
+    """For a run on a cluster of these machines. Raises ConfigError for folders that the others would look for in vain."""
+    if len(hosts) > 1:
+        _check_folders(config, f"the cluster has {len(hosts)} machines ({', '.join(sorted(hosts)[:3])}{', ...' * (len(hosts) > 3)})")
+
+
+def _check_folders(config: Config, why: str) -> None:
     for key, place in (("storage", config.storage), ("data.cache_dir", config.data.cache_dir)):
         if not _is_absolute(place):
-            raise ConfigError(f"{key}={place}: is relative, and a job's working folder ends with the job; {_REMEDY}")
+            raise ConfigError(f"{key}={place}: is relative, and {why}; {_REMEDY}")
+
+
+def _check_places(config: Config) -> None:
+    _check_folders(config, "a job's working folder ends with the job")
     store = config.tracking.mlflow_uri
     if config.tracking.mlflow and store is not None and (store.startswith("sqlite:///") or not is_uri(store)):
         path = store.removeprefix("sqlite:///")

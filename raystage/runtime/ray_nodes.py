@@ -6,6 +6,11 @@ from ray._private import state
 from raystage.runtime.capacity import Node
 
 
+def host_names() -> set[str]:
+    """The machines of the nodes that live; several nodes may be on one."""
+    return {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+
+
 def ray_nodes() -> list[Node]:
     """The nodes that live."""
     free, leaving = state.available_resources_per_node(), state.state.get_draining_nodes()

@@ -13,7 +13,7 @@ import yaml
 from raystage.config import Config, ConfigError, from_tree, load
 from raystage.runtime import jobs
 from raystage.runtime.engine import EngineError
-from raystage.runtime.job_package import check_place_in_package, package_of
+from raystage.runtime.job_package import check_place_in_package, check_places_of_nodes, package_of
 from raystage.runtime.secrets_file import load_secrets
 
 PLACES = {"storage": "/shared/runs", "data": {"cache_dir": "s3://bucket/data"}}
@@ -80,6 +80,16 @@ def test_files_outside_and_too_many_are_refused(here: Path, monkeypatch: pytest.
     monkeypatch.setattr("raystage.runtime.job_package._MOST_BYTES", 100)
     with pytest.raises(ConfigError, match=r"text/[ab]\.txt and others: .* MB to take along"):
         package_of(configured("data.sources=[{kind: text, path: 'text/*.txt'}]"))
+
+
+def test_a_run_on_several_machines_is_refused_relative_storage() -> None:
+    with pytest.raises(ConfigError) as error:
+        check_places_of_nodes(configured("storage=runs"), {"b", "a"})
+    assert str(error.value).startswith(
+        "storage=runs: is relative, and the cluster has 2 machines (a, b); give a folder that all nodes share"
+    )
+    check_places_of_nodes(configured("storage=runs"), {"a"})
+    check_places_of_nodes(configured(), {"a", "b"})
 
 
 def test_a_run_in_an_unpacked_package_is_refused_relative_storage() -> None:
