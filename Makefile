@@ -11,7 +11,7 @@ XLA_STAMP := $(XLA_VENV)/.installed
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-xla test-cuda check audit bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow format clean
+.PHONY: help install quickstart test test-xla test-cuda check audit bench bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow soak-jobs format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ soak-tune: $(STAMP) ## a search killed twice, and four trials at once on a clust
 
 soak-mlflow: $(STAMP) ## a run whose MLflow server is dead for a third of it, against one whose server is well (ten minutes)
 	$(BIN)/python -m tests.soak.mlflow_killed
+
+soak-jobs: $(STAMP) ## jobs on a cluster with a token: a node joins, one leaves, one job is stopped and goes on (ten minutes)
+	$(BIN)/python -m tests.soak.cluster_jobs
 
 bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (8 minutes)
 	$(BIN)/python -m tests.bench.restart

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
@@ -121,7 +122,9 @@ def controller_name(run_name: str) -> str:
 
 def start_controller(name: str, policy: Policy) -> Any:
     """A controller actor that takes no CPU and is started again whenever it dies."""
-    actor = ray.remote(ControllerShell).options(name=name, num_cpus=0, max_restarts=-1)
+    # beside the driver, without which it ends, and which lives where nobody takes machines away; soft, Ray would still spread it
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(ControllerShell).options(name=name, num_cpus=0, max_restarts=-1, scheduling_strategy=here)
     return actor.remote(policy)
 
 

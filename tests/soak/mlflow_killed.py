@@ -12,23 +12,18 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
 from raystage.config import to_tree
 from raystage.runtime.sync import sync
-from raystage.tracking.mlflow_mark import load_mark
-from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, Record, RunRecords, read_records
+from raystage.tracking.records import METRICS_FILE, RunRecords
 from tests.tracking.mlflow_server import PASSWORD, USER, MlflowServer
+from tests.tracking.mlflow_whole import is_whole
 from tests.training.made_run import configure, losses
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 PAIRS, STEPS = 3, 2500
 MOST_LONGER = 0.02
-COMPARED = ("loss", "lr", "grad_norm", "tokens_seen", "flops")
 RUN = [f"training.duration={STEPS} steps", "validation.every_steps=500", "checkpoint.every_steps=500", "tracking.mlflow=true"]
 
 
@@ -98,25 +93,8 @@ def _steps_done(run_dir: Path) -> int:
 
 
 def _is_whole(run_dir: Path, server: MlflowServer) -> bool:
-    from mlflow import MlflowClient
-
     sync(str(run_dir), [], lambda line: None)
-    mark, client = load_mark(run_dir), MlflowClient(server.uri)
-    assert mark is not None
-    run_id = mark.run_id
-    train = [record for record in read_records(run_dir / METRICS_FILE) if record["kind"] == "train"]
-    decisions = read_records(run_dir / DECISIONS_FILE)
-    tags = client.get_run(run_id).data.tags
-    all_told = {f"decision.{decision['decision_id']}" for decision in decisions} == {tag for tag in tags if tag.startswith("decision.")}
-    return all_told and all(_history(client, run_id, key) == _values(train, key) for key in COMPARED)
-
-
-def _history(client: "MlflowClient", run_id: str, key: str) -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
-
-
-def _values(train: list[Record], key: str) -> list[tuple[int, float]]:
-    return [(record["step"], float(record[key])) for record in train]
+    return is_whole(run_dir, server.uri)
 
 
 if __name__ == "__main__":
