@@ -65,7 +65,7 @@ soak-tune: $(STAMP) ## a search killed twice, and four trials at once on a clust
 soak-mlflow: $(STAMP) ## a run whose MLflow server is dead for a third of it, against one whose server is well (ten minutes)
 	$(BIN)/python -m tests.soak.mlflow_killed
 
-soak-jobs: $(STAMP) ## jobs on a cluster with a token: a node joins, one leaves, one job is stopped and goes on (ten minutes)
+soak-jobs: $(STAMP) ## jobs on a cluster with a token: a node joins, one leaves, one job is stopped and goes on (a quarter of an hour)
 	$(BIN)/python -m tests.soak.cluster_jobs
 
 bench-restart: $(STAMP) ## from the kill of a worker to the next step, beside torchrun (8 minutes)
