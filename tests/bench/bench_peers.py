@@ -1,0 +1,160 @@
+"""Tokens a second of raystage's loop, nanoGPT's and transformers' Trainer: same sizes, data, batch, float32, threads.
+
+Each with compile and without, its faster way against our faster one; `python -m tests.bench.bench_peers --all`: the 124M model with compile
+too, which takes minutes to compile. Loops run whole (data, logging, records) and take turns of some steps in one process.
+"""
+
+import functools
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raystage.config import Config
+from raystage.data.corpus import TRAIN
+from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
+from raystage.runtime.worker import run_rank
+from tests.bench import nanogpt_loop
+from tests.bench.arm import Arm, Pause
+from tests.bench.peer_size import PeerSize, gpt2, small
+from tests.bench.result import Result
+from tests.training.made_run import assign, configure
+
+N_THREADS = os.cpu_count() or 1
+TURNS = 7
+Way = tuple[str, bool]  # a loop's name, and whether it is compiled
+_FOR_EVER = 1_000_000
+
+
+def run(everything: bool = False) -> Iterator[Result]:
+    """A line for each size and peer."""
+    for length in (256, 1024):
+        yield from _compare(small(length), (False, True), 8)
+    for length in (256, 1024):
+        yield from _compare(gpt2(length), (False, True) if everything else (False,), 1)
+
+
+def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iterator[Result]:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        ways = [(name, compile_) for name in _LOOPS for compile_ in compiled]
+        arms = {way: stack.enter_context(_arm(size, Path(folder), *way, block_steps)) for way in ways}
+        for arm in (*arms.values(), *arms.values()):
+            arm.block()  # memory, compiling
+        seconds: dict[Way, list[float]] = {way: [] for way in ways}
+        for i in range(TURNS):
+            for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
+                seconds[way].append(arms[way].block())
+    fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in _LOOPS}
+    tokens, ours = block_steps * size.tokens_a_step, seconds[fastest["raystage"]]
+    rates = "; ".join(f"{arm.name} {tokens / statistics.median(seconds[way]):,.0f}" for way, arm in arms.items())
+    for peer, target in (("nanoGPT's loop", ">= 1.10"), ("Trainer", ">= 1.25")):
+        ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
+        yield Result(f"step, {size.name}", peer, "x", ratios, target, f"tokens/s: {rates}" if peer == "Trainer" else "")
+
+
+@contextmanager
+def _arm(size: PeerSize, folder: Path, name: str, compile_: bool, block_steps: int) -> Iterator[Arm]:
+    train = functools.partial(_LOOPS[name], size, folder / name, compile_, block_steps)
+    arm = Arm(f"{name}{', compiled' * compile_}", train, N_THREADS)
+    try:
+        yield arm
+    finally:
+        arm.end()
+
+
+def _config(size: PeerSize, folder: Path, compile_: bool, block_steps: int) -> Config:
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"context_length": size.length, "n_layer": size.n_layer, "n_head": size.n_head, "d_model": size.d_model}
+    return configure(
+        folder,
+        [
+            f"name=bench-{compile_}",
+            *(f"model.{key}={value}" for key, value in (sizes | {"vocab_size": size.vocab_size}).items()),
+            f"pacing={{rule: constant, check_every_steps: {block_steps}}}",
+            f"training.duration={_FOR_EVER} steps",
+            f"training.batch_tokens={size.tokens_a_step}",
+            f"training.micro_batch_tokens={size.tokens_a_step}",
+            f"training.compile={str(compile_).lower()}",
+            f"validation.every_steps={_FOR_EVER}",
+            f"checkpoint={{every_steps: {_FOR_EVER}, every_minutes: null}}",
+        ],
+    )
+
+
+def _raystage(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
+    """All of the loop: rows, batches, the step, losses, records on disk."""
+    seen = [0]
+
+    def asked(step: int, position: int) -> None:
+        if step >= seen[0] + block_steps:
+            seen[0] = step
+            pause()
+
+    run_rank(assign(_config(size, folder, compile_, block_steps)), pick_device("cpu"), Ranks(), threads=N_THREADS, asked=asked)
+
+
+def _nanogpt(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
+    nanogpt_loop.train(size, _tokens(size, folder), compile_, block_steps, pause)
+
+
+def _trainer(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
+    """As its users would: GPT-2 of the library as it is, data in memory, a loss logged every 10 steps."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+
+    data = np.memmap(_tokens(size, folder), dtype=np.uint16, mode="r")
+    rows = torch.from_numpy(data[: len(data) // size.length * size.length].astype(np.int64)).view(-1, size.length)
+
+    class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
+        def __len__(self) -> int:
+            return 1_000_000
+
+        def __getitem__(self, i: int) -> dict[str, Tensor]:
+            row = rows[i % len(rows)]
+            return {"input_ids": row, "labels": row}
+
+    class Pausing(TrainerCallback):
+        def on_step_end(self, args: object, state: object, control: object, **others: object) -> None:
+            if state.global_step % block_steps == 0:  # type: ignore[attr-defined]
+                pause()
+
+    config = GPT2Config(
+        vocab_size=size.vocab_size, n_positions=size.length, n_embd=size.d_model, n_layer=size.n_layer, n_head=size.n_head,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"), use_cpu=True, max_steps=_FOR_EVER, per_device_train_batch_size=size.rows,
+        learning_rate=6e-4, weight_decay=0.1, max_grad_norm=1.0, optim="adamw_torch_fused", logging_steps=10,
+        save_strategy="no", report_to=[], disable_tqdm=True, torch_compile=compile_,
+    )  # fmt: skip
+    Trainer(model=GPT2LMHeadModel(config), args=arguments, train_dataset=Rows(), callbacks=[Pausing()]).train()
+
+
+def _tokens(size: PeerSize, folder: Path) -> Path:
+    """The same file that raystage reads; its tokens are uint16."""
+    return assign(_config(size, folder, False, 1)).corpus_folder / TRAIN
+
+
+_LOOPS: dict[str, Callable[[PeerSize, Path, bool, int, Pause], None]] = {
+    "raystage": _raystage,
+    "nanoGPT's loop": _nanogpt,
+    "Trainer": _trainer,
+}
+
+
+def main() -> None:
+    """Prints the table."""
+    print(f"{N_THREADS} threads, torch {torch.__version__}, float32; medians of {TURNS} turns, lowest to highest")
+    for result in run("--all" in sys.argv):
+        print(result.line(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
