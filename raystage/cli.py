@@ -112,7 +112,7 @@ def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
     from raystage.tracking.progress_bars import progress_bars
 
     with _engine_errors(), progress_bars(_terminal) as progress:
-        corpus = prepare_corpus(settings, progress)
+        corpus = prepare_corpus(settings, progress, _say)
     _say(
         f"{corpus.n_train_tokens:,} training and {corpus.n_validation_tokens:,} validation tokens of "
         f"{corpus.vocab_size:,} entries in {corpus.folder}"

@@ -31,7 +31,7 @@ def submit(
     address: AddressOption = _HERE,
     tune: Annotated[bool, typer.Option("--tune", help="CONFIG is a search")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="do not follow the log")] = False,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="files of relative paths that are not taken along")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="relative files that are left out of the job")] = None,
     secrets_file: Annotated[str | None, typer.Option(metavar="PATH", help="file on the nodes with lines NAME=value")] = None,
     code: Annotated[bool, typer.Option("--code", help="take this raystage along, where the nodes have another or none")] = False,
     insecure: InsecureOption = False,
@@ -43,12 +43,14 @@ def submit(
 
     if tune:
         search, _, base = read_search(config, overrides or ())
-        package, name = package_of(base, exclude or (), config, overrides or ()), search.name
+        package, name = package_of(base, exclude or (), config, overrides or (), has_secrets=bool(secrets_file)), search.name
     else:
         settings = load(config, overrides or ())
-        package, name = package_of(settings, exclude or ()), settings.name
+        package, name = package_of(settings, exclude or (), has_secrets=bool(secrets_file)), settings.name
     client = connect(address, insecure)
     _say(f"package: {package.n_bytes / 1000:,.1f} kB: {', '.join([*package.texts, *package.files])}")
+    if package.left_out:
+        _say(f"left out, and not read by the job: {', '.join(package.left_out)}")
     with _engine_errors():
         job_id = send(client, package, name, secrets_file, code)
         _say(f"job: {job_id}")

@@ -27,6 +27,7 @@ SECRET = "hunter2"
         (f"http://me:{SECRET}@h:5000/x", "http://***@h:5000/x"),
         (f"see postgresql+psycopg2://me:{SECRET}@db/x.", "see postgresql+psycopg2://***@db/x."),
         (f"postgresql://me:p@{SECRET}@db/x", "postgresql://***@db/x"),
+        (f"postgresql://me:p/{SECRET}?#@db/x", "postgresql://***@db/x"),
         (f"https://{SECRET}@h/x", "https://***@h/x"),
         (f"s3://:{SECRET}@b/r", "s3://***@b/r"),
         (f"s3://b/r?X-Amz-Date=1&X-Amz-Signature={SECRET}&x=1", "s3://b/r?X-Amz-Date=1&X-Amz-Signature=***&x=1"),

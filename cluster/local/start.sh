@@ -27,19 +27,21 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$state/token
 export RAY_JOB_STOP_WAIT_TIME_S=120  # raystage saves a checkpoint when a job is stopped; Ray's own 3 s are too few
 [[ -s $state/token ]] || python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$state/token"
 
-# Each node is a process group of its own, whose number is noted for stop.sh before anything else can fail.
+# Each node is a process group of its own, noted for stop.sh before anything else can fail: its number, and when it began after which boot,
+# since numbers are given again.
+began() { echo "$(cat /proc/sys/kernel/random/boot_id):$(sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20)"; }
 start_node() {
   local log=$1
   shift
   setsid ray start --block --node-ip-address=$address --disable-usage-stats "$@" > "$state/$log" 2>&1 < /dev/null &
-  echo $! >> "$state/pids"
+  echo "$! $(began $!)" >> "$state/pids"
 }
 
 # Ray says itself how many nodes are up; within a minute, and as long as the newest of them lives
 wait_for() {
   local wanted=$1
   for _ in {1..30}; do
-    kill -0 "$(tail -n 1 "$state/pids")" 2> /dev/null || break
+    kill -0 "$(tail -n 1 "$state/pids" | cut -d ' ' -f 1)" 2> /dev/null || break
     [[ $(RAY_ADDRESS=$address:$port timeout 30 python -c "$count_nodes" 2> "$state/wait.log" || true) == "$wanted" ]] && return
     sleep 1
   done

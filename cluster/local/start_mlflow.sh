@@ -30,7 +30,8 @@ cd "$folder"
 MLFLOW_AUTH_ADMIN_PASSWORD=$admin_password MLFLOW_FLASK_SERVER_SECRET_KEY=$flask_key MLFLOW_AUTH_CONFIG_PATH=$folder/auth.ini \
   setsid mlflow server --app-name=basic-auth --host=127.0.0.1 --port="$port" --workers=1 \
   --backend-store-uri="sqlite:///$folder/mlflow.db" --artifacts-destination="$folder/artifacts" > server.log 2>&1 < /dev/null &
-echo $! >> "$state/pids"
+began() { echo "$(cat /proc/sys/kernel/random/boot_id):$(sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20)"; }
+echo "$! $(began $!)" >> "$state/pids"
 
 for _ in {1..120}; do
   if python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=2)' "http://127.0.0.1:$port/health" 2> /dev/null; then

@@ -9,7 +9,10 @@ if [[ ! -s $state/pids ]]; then
 fi
 
 # The last one first, so that the head sees its nodes leave.
-for pid in $(tac "$state/pids"); do
+began() { echo "$(cat /proc/sys/kernel/random/boot_id):$(sed 's/.*) //' "/proc/$1/stat" 2> /dev/null | cut -d ' ' -f 20)"; }
+tac "$state/pids" | while read -r pid noted; do
+  # after a crash or a boot the number may be somebody else's; a group whose first process has ended keeps its number
+  [[ ! -e /proc/$pid || $(began "$pid") == "$noted" ]] || continue
   kill -TERM -- "-$pid" 2> /dev/null || continue
   for _ in {1..150}; do
     kill -0 -- "-$pid" 2> /dev/null || break

@@ -8,6 +8,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,6 +72,20 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def source_sha256(path: Path) -> str:
+    """The same of a source's file, read once by this process as long as its size and time stay."""
+    try:
+        seen = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _sha256_of(path, seen.st_size, seen.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _sha256_of(path: Path, n_bytes: int, modified_ns: int) -> str:
+    return file_sha256(path)
 
 
 class _CountedFile(io.FileIO):

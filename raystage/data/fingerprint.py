@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from raystage.config.schema import Data, Source
-from raystage.data.files import file_sha256, matching_files
+from raystage.data.files import matching_files, source_sha256
 from raystage.data.hf_dataset import dataset_fingerprint
 from raystage.data.stdlib_files import stdlib_files, stdlib_folder
 from raystage.data.tokenizer import TextTokenizer
@@ -39,8 +39,8 @@ def _source_key(source: Source, share: float) -> dict[str, Any]:
         return key | {"fingerprint": dataset_fingerprint(source)}
     if source.kind == "stdlib":
         folder = stdlib_folder()
-        return key | {"files": [(path.relative_to(folder).as_posix(), file_sha256(path)) for path in stdlib_files()]}
-    return key | {"files": [(path.name, file_sha256(path)) for path in matching_files(source.path or "")]}
+        return key | {"files": [(path.relative_to(folder).as_posix(), source_sha256(path)) for path in stdlib_files()]}
+    return key | {"files": [(path.name, source_sha256(path)) for path in matching_files(source.path or "")]}
 
 
 def _trained_key(data: Data) -> dict[str, Any]:

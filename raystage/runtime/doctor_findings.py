@@ -176,9 +176,8 @@ def judge_token(facts: Facts) -> Finding:
         return Finding("token", "ok", "Ray asks for one" if facts.cluster else "the Ray that a run starts here asks for one")
     if facts.cluster is None:
         return Finding("token", "warning", "RAY_AUTH_MODE switches it off for the Ray that a run starts here", "unset RAY_AUTH_MODE")
-    level: Level = "warning" if is_loopback(facts.cluster.address.rpartition(":")[0]) else "problem"
     remedy = "'ray get-auth-token --generate', the same ~/.ray/auth_token on every node, and RAY_AUTH_MODE=token for 'ray start' and here"
-    return Finding("token", level, f"none asked for on {', '.join(open_nodes)}: whoever reaches Ray's ports runs code there", remedy)
+    return Finding("token", "problem", f"none asked for on {', '.join(open_nodes)}: whoever reaches Ray's ports runs code there", remedy)
 
 
 def judge_dashboard(facts: Facts) -> Finding:

@@ -17,7 +17,7 @@ from raystage.data.progress import Progress
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.driver_storage import DriverStorage
 from raystage.runtime.engine import Engine, EngineError
-from raystage.runtime.job_package import check_place_in_package
+from raystage.runtime.job_package import check_place_in_package, check_places_of_nodes
 from raystage.runtime.origin import origin_of
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.wrap_up import Products, wrap_up
@@ -58,9 +58,14 @@ class Part:
     sinks: Sequence[Sink]
 
 
-def prepare_corpus(config: Config, progress: Progress, patience: Patience | None = None) -> Corpus:
-    """The corpus, checked against the model. Raises ConfigError, and StorageError where its store is away for too long."""
-    corpus = prepare(config.data, progress, patience, _cluster_tasks(config))
+def prepare_corpus(config: Config, progress: Progress, say: Callable[[str], None], patience: Patience | None = None) -> Corpus:
+    """The corpus, checked against the model. Raises ConfigError, first of all for places that others of the cluster would not see or that
+    would end with a job; EngineError where its store is away for too long."""
+    check_place_in_package(config, Path.cwd())
+    try:
+        corpus = prepare(config.data, progress, patience, _cluster_tasks(config, say))
+    except StorageError as error:
+        raise EngineError(str(error)) from error
     try:
         vocab_size_of(config, corpus.vocab_size)
     except ValueError as error:
@@ -70,14 +75,19 @@ def prepare_corpus(config: Config, progress: Progress, patience: Patience | None
     return corpus
 
 
-def _cluster_tasks(config: Config) -> EncodeFiles | None:
+def _cluster_tasks(config: Config, say: Callable[[str], None]) -> EncodeFiles | None:
     """Where the run joins a cluster, its nodes tokenize; a machine of one's own does so in this process."""
     if config.runtime.engine != "ray":
         return None
-    from raystage.runtime.ray_cluster import cluster_address
+    from raystage.runtime.ray_cluster import cluster_address, connect
+    from raystage.runtime.ray_nodes import host_names
     from raystage.runtime.ray_prepare import ClusterTasks
 
-    return ClusterTasks(config) if cluster_address(config) else None
+    if cluster_address(config) is None:
+        return None
+    connect(config)
+    check_places_of_nodes(config, host_names())
+    return ClusterTasks(say)
 
 
 def train(
@@ -99,13 +109,12 @@ def _train_in_storage(
     patience: Patience,
     part: Part | None,
 ) -> Outcome:
-    corpus = prepare_corpus(config, progress, patience)
+    corpus = prepare_corpus(config, progress, say, patience)
     if config.init_from.path is not None:
         try:
             read_headers(find_checkpoint(Path(config.init_from.path).expanduser()))
         except ValueError as error:
             raise ConfigError(f"init_from.path: {error}") from None
-    check_place_in_package(config, Path.cwd())
     _check_texts(config)
     folder = RunFolder.of(config)
     elsewhere = DriverStorage(config, folder, patience, say, progress)

@@ -1,6 +1,7 @@
 """Runs and searches as jobs of a Ray cluster: submitted, followed, stopped with a checkpoint."""
 
 import asyncio
+import http.client
 import ipaddress
 import logging
 import os
@@ -9,6 +10,8 @@ import secrets
 import shlex
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from raystage.config import ConfigError
+from raystage.config.redact import holds_secret
 from raystage.runtime.engine import EngineError
 from raystage.runtime.job_package import JobPackage
 from raystage.runtime.secrets_file import SECRETS_FILE
 
+_ANSWER_S = 10.0
 STOP_WAIT_S = 120  # a step, a save and its writing; Ray gives a job 3 s unless told
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")  # addresses, no secrets
@@ -38,12 +43,8 @@ def connect(address: str, insecure: bool) -> Any:
     without RAY_AUTH_MODE=token, unless `insecure`.
     """
     url = _checked(address)
-    is_here = _is_loopback(urlsplit(url).hostname or "")
-    if not is_here and not insecure and os.environ.get("RAY_AUTH_MODE") != "token":
-        raise ConfigError(
-            f"--address {address}: not this machine, and no token authentication; set RAY_AUTH_MODE=token with the cluster's token, "
-            "tunnel to it (ssh -L 8265:localhost:8265, kubectl port-forward), or add --insecure"
-        )
+    if not insecure and not _is_loopback(urlsplit(url).hostname or ""):
+        _check_guarded(url, address)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -55,6 +56,25 @@ def connect(address: str, insecure: bool) -> Any:
         raise ConfigError(f"--address {address}: refused: {_first_line(error)}; set RAY_AUTH_MODE=token and the cluster's token") from None
     except (ConnectionError, RuntimeError, OSError) as error:
         raise ConfigError(f"--address {address}: no Ray dashboard answers there ({_first_line(error)})") from None
+
+
+def _check_guarded(url: str, address: str) -> None:
+    """That this process has a token, and the cluster asks for one; asked without it, which others could read on the way."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ConfigError(
+            f"--address {address}: not this machine, and no token authentication; set RAY_AUTH_MODE=token with the cluster's token, "
+            "tunnel to it (ssh -L 8265:localhost:8265, kubectl port-forward), or add --insecure"
+        )
+    try:
+        urllib.request.urlopen(f"{url}/api/jobs/", timeout=_ANSWER_S).close()  # nosec B310  # http or https, see _checked
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ConfigError(f"--address {address}: no Ray dashboard answers there ({error})") from None
+    raise ConfigError(
+        f"--address {address}: not this machine, and it asks nobody for a token; start it with RAY_AUTH_MODE=token, or add --insecure"
+    )
 
 
 def submit(client: Any, package: JobPackage, name: str, secrets_file: str | None, code: bool) -> str:
@@ -114,7 +134,9 @@ class _Log:
 
 
 def stop(client: Any, job_id: str, say: Say) -> str:
-    """Asks the job to stop, and waits for its checkpoint; its last status. Raises EngineError."""
+    """Asks the job to stop, and waits for its checkpoint; its last status. Raises ConfigError for one that has ended, EngineError."""
+    if (status := status_of(client, job_id)) in _ENDED:
+        raise ConfigError(f"job {job_id}: has ended already ({status})")
     try:
         client.stop_job(job_id)
     except (RuntimeError, OSError) as error:
@@ -123,6 +145,8 @@ def stop(client: Any, job_id: str, say: Say) -> str:
     deadline_s = time.monotonic() + STOP_WAIT_S + 30
     while (status := status_of(client, job_id)) not in _ENDED and time.monotonic() < deadline_s:
         time.sleep(1.0)
+    if status not in _ENDED:
+        raise EngineError(f"job {job_id}: still {status} after {STOP_WAIT_S + 30} s; 'raystage jobs follow {job_id}' shows what it does")
     return status
 
 
@@ -163,7 +187,7 @@ def _environment(secrets_file: str | None) -> dict[str, str]:
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "RAY_TRAIN_V2_ENABLED": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     for name, value in environment.items():
-        if "@" in value and "://" in value:
+        if holds_secret(value):
             raise ConfigError(f"{name}: holds a password, which everyone sees who may look at jobs; put it into --secrets-file")
     return environment | ({SECRETS_FILE: secrets_file} if secrets_file else {})
 

@@ -20,13 +20,12 @@ from raystage.runtime.engine import EngineError
 from raystage.runtime.group import Group
 from raystage.runtime.group_watch import GroupWatch
 from raystage.runtime.hardware import hardware_of
-from raystage.runtime.job_package import check_places_of_nodes
 from raystage.runtime.ray_cluster import connect
 from raystage.runtime.ray_evaluation import Evaluations
 from raystage.runtime.ray_failure import GroupEnd
 from raystage.runtime.ray_fit import Fit
 from raystage.runtime.ray_metrics import ray_metrics
-from raystage.runtime.ray_nodes import host_names, ray_nodes
+from raystage.runtime.ray_nodes import ray_nodes
 from raystage.runtime.ray_spare import Spares, environment_with_imports
 from raystage.runtime.restarts import Restarts
 from raystage.training.checkpoint import CheckpointStore
@@ -46,7 +45,6 @@ class RayEngine:
     def __init__(self, config: Config) -> None:
         self._config, self._runtime = config, config.runtime
         connect(config)
-        check_places_of_nodes(config, host_names())
         self._hardware = hardware_of(config)
         self._stop_asked = threading.Event()
         self._evaluations: Evaluations | None = None

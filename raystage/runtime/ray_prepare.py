@@ -6,9 +6,10 @@ driver writes the corpus: it takes the tasks' results in order, with a bounded n
 
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,34 @@ import ray
 from ray.exceptions import RayError
 from tokenizers import Tokenizer
 
-from raystage.config import Config, ConfigError
+from raystage.config import ConfigError
 from raystage.config.schema import Source
 from raystage.data.documents import file_documents
 from raystage.data.encoding import EncodedDocument, batches, encode_texts
-from raystage.data.files import OnBytes
+from raystage.data.files import OnBytes, file_sha256, source_sha256
 from raystage.data.split import Side, SideOf
 from raystage.data.stream_file import token_dtype
 from raystage.data.tokenizer import TextTokenizer
 from raystage.runtime.engine import EngineError
-from raystage.runtime.job_package import check_places_of_nodes
-from raystage.runtime.ray_cluster import connect
-from raystage.runtime.ray_nodes import host_names
+from raystage.runtime.ray_failure import last_line
 
 _TASK_BYTES = 4_000_000  # of files as they lie: some seconds of work, so that tasks cost little and a death repeats little
+_MOST_BYTES = 8_000_000_000  # of files whose tokens wait for their turn, in Ray's object store
 _MAX_RETRIES = 10
+_SAY_EVERY_S = 60.0
 _SIDES = list(Side)
 
-Part = list[tuple[Path, int]]  # files of one task, with their sizes [bytes]
+
+@dataclass(frozen=True)
+class _File:
+    """As the driver found it."""
+
+    path: Path
+    n_bytes: int
+    sha256: str
+
+
+Part = list[_File]  # of one task
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,84 +64,94 @@ class _Encoded:
 
 
 class ClusterTasks:
-    """An EncodeFiles; joins the cluster of `config` when there is something to do."""
+    """An EncodeFiles, on the cluster that this process has joined."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
 
     def __call__(
         self, source: Source, files: list[Path], side_of: SideOf, tokenizer: TextTokenizer, on_bytes: OnBytes
     ) -> Iterator[EncodedDocument]:
-        connect(self._config)
-        check_places_of_nodes(self._config, host_names())
         shared = ray.put(side_of), ray.put(tokenizer.backend.to_str()), tokenizer.eot_token
         left, under_way = deque(_parts(files)), deque[tuple[Part, Any]]()
         try:
             while left or under_way:
-                while left and len(under_way) < _limit():
+                while left and _has_room(under_way):
                     part = left.popleft()
                     under_way.append((part, _encode.remote(source, part, *shared)))
                 part, reference = under_way.popleft()
-                yield from _result(reference).documents()
-                on_bytes(sum(n_bytes for _, n_bytes in part))
+                encoded, trouble = self._result(reference)
+                yield from encoded.documents()
+                if trouble is not None:  # after what comes before it: the consumer may have enough by then
+                    raise ConfigError(trouble)
+                on_bytes(sum(file.n_bytes for file in part))
         finally:
             for _, reference in under_way:
                 ray.cancel(reference)
+
+    def _result(self, reference: Any) -> "tuple[_Encoded, str | None]":
+        while not ray.wait([reference], timeout=_SAY_EVERY_S)[0]:
+            if not ray.available_resources().get("CPU"):
+                self._say("tokenizing: no CPU of the cluster is free (runtime.engine=local tokenizes here)")
+        try:
+            found: tuple[_Encoded, str | None] = ray.get(reference)
+        except RayError as error:
+            raise EngineError(f"tokenizing on the cluster failed ({last_line(error)})") from error
+        return found
 
 
 def _parts(files: list[Path]) -> Iterator[Part]:
     """A file that is large makes a part of its own with the small ones before it."""
     part: Part = []
     for path in files:
-        part.append((path.expanduser().absolute(), path.stat().st_size))
-        if sum(n_bytes for _, n_bytes in part) >= _TASK_BYTES:
+        part.append(_File(path.absolute(), path.stat().st_size, source_sha256(path)))
+        if sum(file.n_bytes for file in part) >= _TASK_BYTES:
             yield part
             part = []
     if part:
         yield part
 
 
-def _limit() -> int:
-    """Two tasks a core, as the cluster is now: the next begins at once, and results do not pile up."""
-    return max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-
-
-def _result(reference: Any) -> _Encoded:
-    try:
-        found: _Encoded | str = ray.get(reference)
-    except RayError as error:
-        raise EngineError(f"tokenizing on the cluster failed {_MAX_RETRIES + 1} times ({str(error).splitlines()[0]})") from error
-    if isinstance(found, str):
-        raise ConfigError(found)
-    return found
+def _has_room(under_way: Sequence[tuple[Part, Any]]) -> bool:
+    """For a task more: two for each CPU of the cluster as it is now, so that the next begins at once; fewer of large files."""
+    n_bytes = sum(file.n_bytes for part, _ in under_way for file in part)
+    return len(under_way) < max(2, 2 * int(ray.cluster_resources().get("CPU", 0))) and n_bytes < _MOST_BYTES
 
 
 @ray.remote(num_cpus=1, max_retries=_MAX_RETRIES, scheduling_strategy="SPREAD")
-def _encode(source: Source, part: Part, side_of: SideOf, tokenizer_json: str, eot_token: str) -> _Encoded | str:
-    """A mistake of the user is a result: as an exception it would come back inside a traceback."""
-    tokenizer = _tokenizer(tokenizer_json, eot_token)
-    documents: list[EncodedDocument] = []
+def _encode(source: Source, part: Part, side_of: SideOf, tokenizer_json: str, eot_token: str) -> tuple[_Encoded, str | None]:
+    """The documents, and what is wrong with the next one: as an exception a mistake of the user would come back inside a traceback."""
+    tokenizer, trouble = _tokenizer(tokenizer_json, eot_token), _Trouble()
+    tokens, dtype = bytearray(), token_dtype(tokenizer.vocab_size)
+    facts: list[tuple[int, int, int]] = []
+    for texts in batches(islice(_documents(source, part, trouble), source.max_documents)):
+        for document in encode_texts(texts, side_of, tokenizer):
+            tokens += document.tokens.astype(dtype).tobytes()
+            facts.append((len(document.tokens), document.n_bytes, _SIDES.index(document.side)))
+    n_tokens, n_bytes, sides = np.array(facts, dtype=np.int64).reshape(-1, 3).T
+    return _Encoded(np.frombuffer(tokens, dtype), n_tokens, n_bytes, sides), trouble.message
+
+
+@dataclass
+class _Trouble:
+    message: str | None = None
+
+
+def _documents(source: Source, part: Part, trouble: _Trouble) -> Iterator[str]:
+    """Until one cannot be read; `trouble` says why then."""
     try:
-        for path, n_bytes in part:
-            _check_same(path, n_bytes)
-            for texts in batches(file_documents(source, path, is_alone=False)):
-                documents += encode_texts(texts, side_of, tokenizer)
+        for file in part:
+            _check_same(file)
+            yield from file_documents(source, file.path, is_alone=False)
     except ConfigError as error:
-        return str(error)
-    dtype = token_dtype(tokenizer.vocab_size)
-    return _Encoded(
-        tokens=np.concatenate([np.empty(0, dtype), *(document.tokens.astype(dtype) for document in documents)]),
-        n_tokens=np.array([len(document.tokens) for document in documents], dtype=np.int64),
-        n_bytes=np.array([document.n_bytes for document in documents], dtype=np.int64),
-        sides=np.array([_SIDES.index(document.side) for document in documents], dtype=np.int8),
-    )
+        trouble.message = str(error)
 
 
-def _check_same(path: Path, n_bytes: int) -> None:
-    found = path.stat().st_size if path.is_file() else None
-    if found != n_bytes:
-        seen = "is not there" if found is None else f"has {found:,} bytes, not {n_bytes:,},"
-        raise ConfigError(f"{path}: {seen} on node {socket.gethostname()}; share the files of the sources between all nodes")
+def _check_same(file: _File) -> None:
+    """Raises ConfigError where this node has another file than the driver under the same name: the corpus is named by the driver's."""
+    if not file.path.is_file() or file_sha256(file.path) != file.sha256:
+        seen = "has other content" if file.path.is_file() else "is not there"
+        raise ConfigError(f"{file.path}: {seen} on node {socket.gethostname()}; share the files of the sources between all nodes")
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,6 @@ def load_secrets(environment: MutableMapping[str, str] = os.environ) -> None:
     for number, line in enumerate(lines, 1):
         key, separator, value = line.strip().partition("=")
         if line.strip() and not line.lstrip().startswith("#"):
-            if not separator or not key.isidentifier():
+            if not separator or not key.isidentifier() or "\0" in value:
                 raise ConfigError(f"{name}:{number}: not of the form NAME=value")
             environment.setdefault(key, value)

@@ -8,6 +8,7 @@ import fsspec
 from fsspec.registry import known_implementations
 
 from raystage.config.errors import ConfigError
+from raystage.storage.faults import store_faults
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]*://")
 
@@ -29,6 +30,8 @@ def open_filesystem(uri: str, key: str) -> tuple[fsspec.AbstractFileSystem, str]
         ) from None
     except ValueError as error:
         raise ConfigError(f"{key}={uri}: {error}; use a path, s3://, gs:// or another protocol of fsspec") from None
+    except store_faults() as error:  # of protocols that connect at once
+        raise ConfigError(f"{key}={uri}: cannot be reached ({error}); check the address and that it is up") from None
     return filesystem, str(path).rstrip("/")
 
 

@@ -67,7 +67,7 @@ def run_search(search: Search, space: Space, base: Config, progress: Progress, s
             raise ConfigError("runtime.workers: the trials of a search have a fixed number of workers; give that number")
     with root.locked():
         keep_settings(root.path, search, space, configs.base)
-        prepare_corpus(base, progress)
+        prepare_corpus(base, progress, say)
         connect(base)
         return _run(search, space, configs, root.path, say, show)
 

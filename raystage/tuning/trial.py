@@ -20,6 +20,7 @@ from raystage.runtime.hardware import hardware_of
 from raystage.runtime.local import LocalEngine
 from raystage.runtime.ray_engine import RayEngine
 from raystage.runtime.ray_metrics import ray_metrics
+from raystage.runtime.secrets_file import load_secrets
 from raystage.tracking.records import Record
 from raystage.tuning.outcome import Outcome, Status, outcome_of, perplexity_ratios
 from raystage.tuning.trial_config import Trial, TrialConfigs
@@ -48,6 +49,7 @@ class Job:
 
 def run_trial(settings: dict[str, Any], job: Job) -> None:
     """Trains, or goes on with, the run of a trial; its last report has the outcome. Raises what the run does."""
+    load_secrets()
     with contextlib.suppress(OSError):
         os.chdir(job.folder)
     trial = Trial.from_json(settings["trial"])

@@ -29,7 +29,7 @@ from tests.bench.result import Result
 from tests.training.made_run import assign, configure
 
 N_THREADS = os.cpu_count() or 1
-TURNS = 7
+TURNS = 5
 Way = tuple[str, bool]  # a loop's name, and whether it is compiled
 _FOR_EVER = 1_000_000
 
@@ -37,7 +37,7 @@ _FOR_EVER = 1_000_000
 def run(everything: bool = False) -> Iterator[Result]:
     """A line for each size and peer."""
     for length in (256, 1024):
-        yield from _compare(small(length), (False, True), 8)
+        yield from _compare(small(length), (False, True), 2)
     for length in (256, 1024):
         yield from _compare(gpt2(length), (False, True) if everything else (False,), 1)
 

@@ -38,7 +38,7 @@ def environment() -> Iterator[dict[str, str]]:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_ADDRESS": f"127.0.0.2:{port}"}
         yield {**starting, **token}
     finally:
-        groups = [int(line) for line in (folder / "pids").read_text().split()]
+        groups = [int(line.split()[0]) for line in (folder / "pids").read_text().splitlines()]
         subprocess.run([str(CLUSTER / "local" / "stop.sh")], env=starting, check=True, timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
     assert [process for process in psutil.process_iter() if _group(process) in groups] == []
@@ -58,6 +58,17 @@ def test_workers_are_asked_for_while_a_command_runs(environment: dict[str, str])
     look = [sys.executable, "-c", f"import tests.cluster.test_local as t; raise SystemExit(7 if t.is_said({asked!r}, True) else 1)"]
     assert subprocess.run([*command, *look], env=environment, timeout=200).returncode == 7
     assert is_said(asked, False, environment)
+
+
+def test_who_has_the_number_of_a_node_that_is_gone_stays(tmp_path: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    (tmp_path / "pids").write_text(f"{stranger.pid} another-boot:123\n")
+    try:
+        subprocess.run([str(CLUSTER / "local" / "stop.sh")], env={**os.environ, "RAYSTAGE_CLUSTER": str(tmp_path)}, check=True, timeout=60)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def is_said(words: str, wanted: bool, environment: Mapping[str, str] | None = None) -> bool:

@@ -81,7 +81,7 @@ OPEN = dataclasses.replace(GOOD, nodes={name: dataclasses.replace(NODE, asks_tok
         (dataclasses.replace(GOOD, clocks={"a": 0.0, "b": -3.25}), "clocks", "problem", "b: 3.2 s behind"),
         (dataclasses.replace(GOOD, clocks={"a": 1.5}), "clocks", "problem", "a: 1.5 s ahead"),
         (OPEN, "token", "problem", "none asked for on a, b"),
-        (dataclasses.replace(OPEN, cluster=with_cluster(address="127.0.0.1:6379").cluster), "token", "warning", "none asked for"),
+        (dataclasses.replace(OPEN, cluster=with_cluster(address="127.0.0.1:6379").cluster), "token", "problem", "none asked for"),
         (dataclasses.replace(OPEN, cluster=None), "token", "warning", "RAY_AUTH_MODE"),
         (dataclasses.replace(OPEN, cluster=with_cluster(dashboard="10.0.0.5:8265").cluster), "dashboard", "problem", "without a token"),
         (with_cluster(dashboard="10.0.0.5:8265"), "dashboard", "ok", "behind a token"),

@@ -1,10 +1,12 @@
 """Packages of jobs, addresses, and a job's log through connections that break."""
 
 import itertools
+import threading
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
@@ -16,7 +18,7 @@ from raystage.runtime.engine import EngineError
 from raystage.runtime.job_package import check_place_in_package, check_places_of_nodes, package_of
 from raystage.runtime.secrets_file import load_secrets
 
-PLACES = {"storage": "/shared/runs", "data": {"cache_dir": "s3://bucket/data"}}
+PLACES = {"storage": "/shared/runs", "data": {"cache_dir": "s3://bucket/data"}, "tracking": {"mlflow_uri": "http://mlflow:5000"}}
 
 
 @pytest.fixture
@@ -57,8 +59,9 @@ def test_a_search_goes_with_its_base(here: Path) -> None:
     [
         ("storage=runs", "storage=runs: is relative"),
         ("data.cache_dir=data", "data.cache_dir=data: is relative"),
-        ("tracking.mlflow_uri=sqlite:///mlflow.db", "tracking.mlflow_uri=sqlite:///mlflow.db: is relative"),
-        ("tracking.mlflow_uri=mlruns", "tracking.mlflow_uri=mlruns: is relative"),
+        ("tracking.mlflow_uri=sqlite:///mlflow.db", "MLflow at sqlite:///mlflow.db: is relative"),
+        ("tracking.mlflow_uri=mlruns", "MLflow at mlruns: is relative"),
+        ("tracking.mlflow_uri=null", "MLflow at sqlite:///mlflow.db: is relative"),
         ("data.sources=[{kind: text, path: ../x.txt}]", "no file there"),
         ("init_from.path=runs/a", "init_from.path=runs/a: is relative"),
         ("evaluation.texts=[none.txt]", "none.txt: no file there"),
@@ -98,6 +101,24 @@ def test_a_run_in_an_unpacked_package_is_refused_relative_storage() -> None:
         check_place_in_package(configured("storage=runs"), inside)
     check_place_in_package(configured("storage=runs"), Path("/home/someone/project"))
     check_place_in_package(configured(), inside)
+    from_elsewhere = inside.with_name("s3_bucket_package_zip")
+    with pytest.raises(ConfigError, match=r"MLflow at sqlite:///mlflow\.db: is relative"):
+        check_place_in_package(configured("tracking.mlflow_uri=null"), from_elsewhere)
+
+
+def test_the_store_may_be_named_by_the_secrets_on_the_nodes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package_of(configured("tracking.mlflow_uri=null"), has_secrets=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    with pytest.raises(ConfigError, match="MLflow at mlruns: is relative"):
+        package_of(configured("tracking.mlflow_uri=null"), has_secrets=True)
+
+
+def test_a_tokenizer_goes_along_with_what_names_its_end_of_text(here: Path) -> None:
+    (here / "tok").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (here / "tok" / name).write_text("{}")
+    package = package_of(configured("data.tokenizer={kind: file, path: tok/tokenizer.json}"), excludes=["*_config.json"])
+    assert (list(package.files), package.left_out) == (["tok/tokenizer.json"], ("tok/tokenizer_config.json",))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +140,53 @@ def test_another_machine_without_authentication_is_refused(address: str, monkeyp
 def test_nobody_there_is_one_line(address: str) -> None:
     with pytest.raises(ConfigError, match="no Ray dashboard answers there"):
         jobs.connect(address, insecure=False)
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """Of a cluster that asks for a token, or does not; `told`: the tokens it was sent."""
+
+    status: int
+    told: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.told.append(self.headers.get("Authorization"))
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 500, 401])
+def test_another_machine_that_asks_for_no_token_is_not_told_ours(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 64)
+    monkeypatch.setattr(jobs, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(Dashboard, "told", [])
+    monkeypatch.setattr(Dashboard, "status", status, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        if status == 401:
+            jobs._check_guarded(f"http://{address}", address)
+        else:
+            with pytest.raises(ConfigError, match="asks nobody for a token"):
+                jobs.connect(address, insecure=False)
+        server.shutdown()
+    assert Dashboard.told == [None]
+
+
+@pytest.mark.parametrize("uri", ["postgresql://h/db?user=u&password=p", "https://h/?api_key=k", "http://u:p@h:5000"])
+def test_a_store_with_a_secret_is_not_passed_on(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI: holds a password"):
+        jobs._environment(None)
+
+
+def test_a_job_that_has_ended_is_not_stopped() -> None:
+    with pytest.raises(ConfigError, match=r"has ended already \(SUCCEEDED\)"):
+        jobs.stop(Client(), "job", print)
 
 
 class Client:

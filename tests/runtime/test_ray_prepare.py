@@ -69,14 +69,14 @@ def test_the_rows_of_one_process_bit_for_bit(
 
     monkeypatch.setattr(ClusterTasks, "__call__", asking)
     monkeypatch.setattr(ray_prepare, "_TASK_BYTES", 10_000)  # several tasks a source, some of several files
-    here = prepare_corpus(config_of(tmp_path, "here", sources), no_progress)
+    here = prepare_corpus(config_of(tmp_path, "here", sources), no_progress, print)
     assert asked == []
     heard: list[tuple[str, int, int | None]] = []
 
     def progress(label: str, done: int, total: int | None, unit: str = "bytes") -> None:
         heard.append((label, done, total))
 
-    there = prepare_corpus(config_of(tmp_path, "there", sources, cluster), progress)
+    there = prepare_corpus(config_of(tmp_path, "there", sources, cluster), progress, print)
     assert asked == list(sources)
     assert content(there) == content(here)
     assert heard[-1][1] == heard[-1][2]
@@ -87,7 +87,7 @@ def test_validation_text_of_its_own_is_dropped_there_too(tmp_path: Path, sources
     changes: dict[str, Any] = {"validation_sources": (Source(kind="jsonl", path=str(held_out)),)}
     here = prepare(config_of(tmp_path, "here", sources[:1], **changes).data)
     config = config_of(tmp_path, "there", sources[:1], cluster, **changes)
-    assert content(prepare(config.data, encode_files=ClusterTasks(config))) == content(here)
+    assert content(prepare(config.data, encode_files=ClusterTasks(print))) == content(here)
     assert here.n_dropped_documents == 10
 
 
@@ -100,10 +100,10 @@ def test_a_killed_worker_is_made_good(tmp_path: Path, cluster: str, monkeypatch:
     killed: list[int] = []
     killer = threading.Thread(target=_kill_one, args=(killed,))
     killer.start()
-    there = prepare_corpus(config_of(tmp_path, "there", sources, cluster, tokenizer=tokenizer), no_progress)
+    there = prepare_corpus(config_of(tmp_path, "there", sources, cluster, tokenizer=tokenizer), no_progress, print)
     killer.join()
     assert len(killed) == 1
-    assert content(there) == content(prepare_corpus(config_of(tmp_path, "here", sources, tokenizer=tokenizer), no_progress))
+    assert content(there) == content(prepare_corpus(config_of(tmp_path, "here", sources, tokenizer=tokenizer), no_progress, print))
 
 
 def _kill_one(killed: list[int]) -> None:
@@ -122,14 +122,27 @@ def test_a_broken_line_is_one_line_here(tmp_path: Path, sources: tuple[Source, .
     (tmp_path / "lines-2.jsonl").write_text('{"text": "a"}\n{"text": 1}\n')
     config = config_of(tmp_path, "there", sources, cluster, tokenizer=Tokenizer(vocab_size=300, train_bytes=100))
     with pytest.raises(ConfigError) as error:
-        prepare_corpus(config, no_progress)
+        prepare_corpus(config, no_progress, print)
     assert str(error.value) == f"{tmp_path}/lines-2.jsonl line 2: field 'text' holds int, must be text; mend the line or set text_key"
     assert [path.name for path in (tmp_path / "there").iterdir()] == []
 
 
-@pytest.mark.parametrize(("text", "seen"), [(None, "is not there on node"), ("abcd", "has 4 bytes, not 3, on node")])
+@pytest.mark.parametrize(("text", "seen"), [(None, "is not there on node"), ("abd", "has other content on node")])
 def test_a_file_that_another_node_does_not_share(tmp_path: Path, text: str | None, seen: str) -> None:
-    if text is not None:
-        (tmp_path / "a.txt").write_text(text)
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+    ((file,),) = ray_prepare._parts([path])
+    ray_prepare._check_same(file)
+    path.unlink() if text is None else path.write_text(text)
     with pytest.raises(ConfigError, match=f"{seen} .*; share the files of the sources between all nodes"):
-        ray_prepare._check_same(tmp_path / "a.txt", 3)
+        ray_prepare._check_same(file)
+
+
+def test_what_lies_beyond_the_limit_may_be_broken(tmp_path: Path, cluster: str) -> None:
+    for i in range(3):
+        write_jsonl(tmp_path / f"lines-{i}.jsonl", made_documents(40, seed=i))
+    with (tmp_path / "lines-1.jsonl").open("a") as file:
+        file.write("{")
+    sources = (Source(kind="jsonl", path=str(tmp_path / "lines-*"), max_documents=70),)
+    here, there = (prepare_corpus(config_of(tmp_path, name, sources, at), no_progress, print) for name, at in (("h", None), ("t", cluster)))
+    assert content(there) == content(here)
