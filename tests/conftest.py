@@ -2,7 +2,20 @@
 
 import pytest
 
-LONGEST = ("test_elastic.py", "test_ray_run.py", "test_resume.py", "test_sharded_run.py")
+LONGEST = (
+    "test_elastic.py",
+    "test_ray_run.py",
+    "test_search.py",
+    "test_bad_inputs.py",
+    "test_resume.py",
+    "test_sharded_run.py",
+    "test_secrets.py",
+    "test_rehearsal.py",
+    "test_ray_prepare.py",
+    "test_local.py",
+    "test_sync.py",
+    "test_mlflow_server.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

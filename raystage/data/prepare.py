@@ -10,7 +10,7 @@ from raystage.data.corpus import FACTS, FORMAT_VERSION, Corpus
 from raystage.data.encoding import EncodeFiles
 from raystage.data.fingerprint import corpus_digest
 from raystage.data.progress import Progress, no_progress
-from raystage.data.remote_corpus import fetch_corpus, node_folder, send_corpus
+from raystage.data.remote_corpus import fetch_corpus, is_stored, node_folder, send_corpus
 from raystage.data.tokenizer import TextTokenizer, load_tokenizer
 from raystage.storage.address import is_uri
 from raystage.storage.patience import Patience
@@ -46,9 +46,13 @@ def prepare(
     return Corpus.load(folder)
 
 
-def is_prepared(data: Data) -> bool:
-    """Whether the corpus lies on this machine already. Raises ConfigError for a source or tokenizer that cannot be read."""
-    return (_folder(data, _tokenizer_and_digest(data)[1][:FOLDER_DIGITS]) / FACTS).is_file()
+def is_prepared(data: Data, patience: Patience) -> bool:
+    """Whether the corpus lies on this machine, or at data.cache_dir, already.
+
+    Raises ConfigError for a source or tokenizer that cannot be read, StorageError where the store is away.
+    """
+    name = _tokenizer_and_digest(data)[1][:FOLDER_DIGITS]
+    return (_folder(data, name) / FACTS).is_file() or (is_uri(data.cache_dir) and is_stored(data, name, patience))
 
 
 def _tokenizer_and_digest(data: Data) -> tuple[TextTokenizer | None, str]:

@@ -63,6 +63,11 @@ def _open(data: Data, name: str, patience: Patience) -> RemoteFolder:
     return RemoteFolder.open(f"{data.cache_dir.rstrip('/')}/{name}", "data.cache_dir", patience)
 
 
+def is_stored(data: Data, name: str, patience: Patience) -> bool:
+    """Whether data.cache_dir has such a corpus."""
+    return FACTS in _open(data, name, patience).names()
+
+
 def send_corpus(data: Data, folder: Path, patience: Patience) -> None:
     """Uploads a whole corpus, corpus.json last, unless it is there."""
     remote = _open(data, folder.name, patience)

@@ -19,6 +19,8 @@ from raystage.runtime.hardware import hardware_of
 from raystage.runtime.ray_cluster import cluster_address, connect, dashboard_address
 from raystage.runtime.ray_nodes import ray_nodes
 from raystage.storage.address import is_uri
+from raystage.storage.faults import StorageError
+from raystage.storage.patience import Patience
 from raystage.tracking import mlflow_client
 from raystage.tracking.provenance import versions
 from raystage.training.policy import plan_of
@@ -27,6 +29,7 @@ from raystage.training.stage_model import spec_of, vocab_size_of
 _BYTES_A_PARAMETER = 12  # weight and the two moments of AdamW, float32
 _GRADIENT_BYTES = 4
 _CONNECT_S = 5.0
+_STORE_S = 5.0
 
 
 def examine(config: Config, timeout_s: float) -> list[Finding]:
@@ -107,8 +110,8 @@ def _unreachable(address: str) -> str | None:
 
 def _data(config: Config) -> bool | str:
     try:
-        return is_prepared(config.data)
-    except ConfigError as error:
+        return is_prepared(config.data, Patience(_STORE_S))
+    except (ConfigError, StorageError) as error:
         return str(error)
 
 

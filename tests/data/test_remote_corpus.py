@@ -10,7 +10,7 @@ import pytest
 from raystage.config import ConfigError
 from raystage.config.schema import Data
 from raystage.data.corpus import Corpus
-from raystage.data.prepare import prepare
+from raystage.data.prepare import is_prepared, prepare
 from raystage.data.remote_corpus import fetch_corpus
 from raystage.devices.ranks import Ranks
 from raystage.runtime.node_corpus import corpus_on_every_node
@@ -56,6 +56,12 @@ def test_a_second_prepare_elsewhere_builds_nothing(tmp_path: Path) -> None:
     assert not heard
     shutil.rmtree(made.folder)
     assert prepare(data_on(tmp_path, "one")) == made
+
+
+def test_a_corpus_in_the_store_is_prepared_for_every_machine(tmp_path: Path) -> None:
+    assert not is_prepared(data_on(tmp_path, "one"), Patience(1.0))
+    prepare(data_on(tmp_path, "one"))
+    assert is_prepared(data_on(tmp_path, "two"), Patience(1.0))
 
 
 @pytest.mark.parametrize("faults", [{"every": 2}, {"away": 5}, {"cut_short": 2}, {"broken_off": 2}])
