@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raystage.devices.eager import Eager
+from raystage.devices.host_memory import keep_freed_memory
 from raystage.devices.profile import TorchProfile
 from raystage.devices.ranks import Ranks
 
@@ -24,6 +25,7 @@ class Cpu(Eager):
 
     def prepare(self, threads: int, deterministic: bool) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
 
     def random_state_kept(self) -> contextlib.AbstractContextManager[object]:
         return torch.random.fork_rng(devices=[])

@@ -11,6 +11,7 @@ from ray.util.tpu import get_num_tpu_slices, get_tpu_worker_resources
 
 from raystage.config import ConfigError
 from raystage.config.schema import Config
+from raystage.devices.host_memory import ONE_HEAP
 from raystage.runtime.capacity import Node, capacity
 from raystage.training.worker_range import all_ranges
 
@@ -33,6 +34,11 @@ class Hardware:
     def keeps_spares(self) -> bool:
         """Whether its workers may be processes that have imported everything before they are given their device."""
         return self.device == "cpu"
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What the environment of its workers' processes is to have."""
+        return ONE_HEAP if self.device == "cpu" else {}
 
     def room(self, nodes: Iterable[Node], ours: Mapping[str, int] | None = None) -> int:
         """Workers that the nodes hold, those of `ours` by node included."""

@@ -26,7 +26,7 @@ from raystage.runtime.ray_failure import GroupEnd
 from raystage.runtime.ray_fit import Fit
 from raystage.runtime.ray_metrics import ray_metrics
 from raystage.runtime.ray_nodes import ray_nodes
-from raystage.runtime.ray_spare import Spares, environment_with_imports
+from raystage.runtime.ray_spare import Spares, imports_first
 from raystage.runtime.restarts import Restarts
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
@@ -76,7 +76,7 @@ class RayEngine:
     def _train(self, assignment: Assignment, actor: Any, say: Say) -> bool:
         controller = DriverController(actor, self._runtime.decision_timeout_s)
         restarts = Restarts(assignment.run_dir, self._runtime.max_failures)
-        has_spares = self._hardware.keeps_spares and environment_with_imports()
+        has_spares = self._hardware.keeps_spares and imports_first()
         spares = Spares(self._runtime.spare_after_s if has_spares else None)
         n_before, position = 0, _position(assignment)
         for number in range(1, 1_000_000):

@@ -22,7 +22,7 @@ from raystage.runtime.group import Group
 from raystage.runtime.hardware import Hardware
 from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedError, end_of, last_line
 from raystage.runtime.ray_pjrt import PjrtConfig, settings_for
-from raystage.runtime.ray_spare import environment_with_imports
+from raystage.runtime.ray_spare import imports_first
 from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.secrets_file import load_secrets
 from raystage.runtime.worker import cache_of, run_rank
@@ -52,7 +52,7 @@ class Fit(threading.Thread):
             run_config=RunConfig(
                 name=f"driver-{os.getpid()}-{group.number}",
                 **ray_storage(assignment),
-                worker_runtime_env=environment_with_imports() if warm else {},
+                worker_runtime_env={"env_vars": {**hardware.variables, **(imports_first() if warm else {})}},
                 # what AnswerFailures does not let pass is the engine's to answer, who may find other nodes by then
                 failure_config=FailureConfig(
                     max_failures=n_in_place,

@@ -25,6 +25,7 @@ from ray.core.generated.runtime_environment_pb2 import RuntimeEnvInfo  # type: i
 from ray.exceptions import RayError
 from ray.train.v2._internal.constants import DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE, get_env_vars_to_propagate
 
+from raystage.devices.host_memory import ONE_HEAP
 from raystage.runtime.controller_actor import Worker
 
 _KEEP_S = 3600  # then they are asked for anew: those of a run that is over go
@@ -49,7 +50,7 @@ class Spares:
     def prepare(self, n_by_node: Mapping[str, int]) -> None:
         """For workers that are about to start on these nodes: they import while Ray Train's controller does."""
         if self._after_s is not None:
-            self._top_up(n_by_node, worker_environment())
+            self._top_up(n_by_node, warm_environment())
 
     def look(self, workers: Mapping[int, Worker]) -> None:
         """Called often, with all workers of a group."""
@@ -74,19 +75,19 @@ class Spares:
                     self._n_by_node[node_id], self._asked_s = n, time.monotonic()
 
 
-def environment_with_imports() -> dict[str, Any]:
-    """A runtime environment whose processes begin with `import_all`; an empty one where the job has a hook of its own for that."""
+def imports_first() -> dict[str, str]:
+    """Variables by which a process begins with `import_all`; none where the job has a hook of its own for that."""
     if WORKER_PROCESS_SETUP_HOOK_ENV_VAR in _job_environment().get("env_vars", {}):
         return {}
     # Ray Train adds the second one; named here it cannot be forgotten below
     blocking = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE}
-    return {"env_vars": {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: f"{__name__}.{import_all.__name__}", **blocking}}
+    return {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: f"{__name__}.{import_all.__name__}", **blocking}
 
 
-def worker_environment() -> str:
-    """The runtime environment of a worker of Ray Train as Ray spells it: only a process with the very same text is taken."""
+def warm_environment() -> str:
+    """The runtime environment of a worker with spares as Ray spells it: only a process with the very same text is taken."""
     job = _job_environment()
-    variables = {**job.get("env_vars", {}), **get_env_vars_to_propagate(), **environment_with_imports().get("env_vars", {})}
+    variables = {**job.get("env_vars", {}), **get_env_vars_to_propagate(), **ONE_HEAP, **imports_first()}
     return json.dumps({**job, "env_vars": variables}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -14,7 +14,8 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 from raystage.runtime import ray_spare
 from raystage.runtime.controller_actor import Worker
-from raystage.runtime.ray_spare import Spares, environment_with_imports, worker_environment
+from raystage.runtime.hardware import Hardware
+from raystage.runtime.ray_spare import Spares, imports_first, warm_environment
 
 VARIABLE = ray_spare.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 
@@ -52,17 +53,18 @@ def test_a_worker_after_a_death_is_the_spare_that_its_node_kept(cluster: None) -
 
 
 def test_what_a_worker_gets_is_foreseen_to_the_letter(cluster: None) -> None:
-    own: dict[str, Any] = WorkerGroup._get_worker_runtime_env(environment_with_imports())
+    ours = {**Hardware("cpu", {}).variables, **imports_first()}
+    own: dict[str, Any] = WorkerGroup._get_worker_runtime_env({"env_vars": ours})
     hook = own["env_vars"][VARIABLE]
     own["env_vars"][VARIABLE] = "builtins.dict"  # imports nothing
     variables = {**get_env_vars_to_propagate(), "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}  # as Ray Train starts its controller
     train_controller: Any = ray.remote(_Holder).options(num_cpus=0, runtime_env={"env_vars": variables}).remote()
-    assert ray.get(train_controller.environment_of_a_child.remote(own)) == worker_environment().replace(hook, "builtins.dict")
+    assert ray.get(train_controller.environment_of_a_child.remote(own)) == warm_environment().replace(hook, "builtins.dict")
 
 
 def test_a_job_with_a_setup_hook_of_its_own_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_spare, "_job_environment", lambda: {"env_vars": {VARIABLE: "theirs.hook"}})
-    assert environment_with_imports() == {}
+    assert imports_first() == {}
 
 
 @pytest.mark.parametrize("module", ray_spare._MODULES)
