@@ -1,7 +1,7 @@
 """Tokens a second of raystage's loop, nanoGPT's and transformers' Trainer: same sizes, data, batch, float32, threads.
 
 Each with compile and without, its faster way against our faster one; `python -m tests.bench.bench_peers --all`: the 124M model with compile
-too, which takes minutes to compile. Loops run whole (data, logging, records) and take turns of some steps in one process.
+too, which takes minutes to compile. Loops run whole (data, logging, records), each in a process of its own, and take turns of some steps.
 """
 
 import functools
@@ -47,7 +47,7 @@ def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iter
         ways = [(name, compile_) for name in _LOOPS for compile_ in compiled]
         arms = {way: stack.enter_context(_arm(size, Path(folder), *way, block_steps)) for way in ways}
         for arm in (*arms.values(), *arms.values()):
-            arm.block()  # memory, compiling
+            arm.block()  # imports, memory, compiling
         seconds: dict[Way, list[float]] = {way: [] for way in ways}
         for i in range(TURNS):
             for way in ways[i % len(ways) :] + ways[: i % len(ways)]:

@@ -102,7 +102,8 @@ def _loss_and_gradients(
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     loss = loss_of(hidden, weight, targets)
     (0.25 * loss).backward()
-    assert hidden.grad is not None and weight.grad is not None
+    assert hidden.grad is not None
+    assert weight.grad is not None
     return [loss.detach(), hidden.grad, weight.grad]
 
 
