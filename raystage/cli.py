@@ -125,7 +125,7 @@ def plan(
     overrides: Overrides = None,
     measure: Annotated[bool, typer.Option("--measure", help="run one micro-batch of every stage on this machine, for the time")] = False,
 ) -> None:
-    """Show the stages expected, their parameters, and their share of tokens, compute and time; train nothing."""
+    """Show the stages expected, their parameters, their memory, and their share of tokens, compute and time; train nothing."""
     from raystage.runtime.plan_table import plan_table
 
     _terminal.print(plan_table(load(config, overrides or ()), measure))

@@ -8,6 +8,7 @@ from raystage.config.duration import parse_duration
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, matmul_parameters
+from raystage.runtime.plan_memory import peaks_of
 from raystage.runtime.plan_stages import PlannedStage, planned_stages
 from raystage.tracking import units
 from raystage.training.policy import plan_of
@@ -15,26 +16,44 @@ from raystage.training.preflight import largest_micro_batch
 from raystage.training.rehearsal import rehearse, seconds_per_token
 from raystage.training.stage_model import spec_of, vocab_size_of
 
+# header and the width below which its cells are not to be cut
+_COLUMNS = [
+    ("stage", 2),
+    ("length", 6),
+    ("layers x channels", 9),
+    ("N", 5),
+    ("memory", 7),
+    ("tokens", 6),
+    ("FLOPs", 7),
+    ("time", 6),
+    ("ends", 9),
+]
+
 
 def plan_table(config: Config, measure: bool = False) -> Table:
     """One line a stage. `measure`: runs every stage for one micro-batch on this machine, for the time that it takes."""
     speeds = _measured(config) if measure else None
     stages = planned_stages(config, speeds)
     caption = _caption(config, stages, speeds is not None)
-    table = Table("stage", "length", "layers x channels", "N", "tokens", "FLOPs", "time", "ends", box=SIMPLE, caption=caption)
+    table = Table(box=SIMPLE, caption=caption, padding=(0, 1, 0, 0), pad_edge=False)
+    for header, min_width in _COLUMNS:
+        if header != "time" or speeds:
+            table.add_column(header, min_width=min_width)
     tokens, flops, seconds = (sum(values) for values in zip(*((s.tokens, s.flops, s.seconds or 0.0) for s in stages), strict=True))
-    for number, stage in enumerate(stages, 1):
+    for number, (stage, peak_bytes) in enumerate(zip(stages, peaks_of(config, stages), strict=True), 1):
         guess = "" if stage.by_clock else "~"
-        table.add_row(
+        cells = [
             str(number),
             str(stage.shape.seq_len_tokens),
             f"{stage.shape.n_layer} x {stage.shape.d_model}",
             units.count(matmul_parameters(stage.spec)),
+            units.memory(peak_bytes),
             f"{guess}{units.count(stage.tokens)} ({stage.tokens / tokens:.0%})" if stage.tokens else f"{guess}not reached",
             f"{units.flops(stage.flops)} ({stage.flops / flops:.0%})" if stage.tokens else "",
-            "" if not stage.seconds else f"{units.duration(stage.seconds)} ({stage.seconds / seconds:.0%})",
-            _end(config, stage),
-        )
+        ]
+        if speeds:
+            cells.append("" if not stage.seconds else f"{units.duration(stage.seconds)} ({stage.seconds / seconds:.0%})")
+        table.add_row(*cells, _end(config, stage))
     return table
 
 
@@ -56,8 +75,10 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
         lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
     if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
         lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
+    compiled = "; compiled code takes less" if config.training.compile else ""
+    lines.append(f"memory: the most of a worker in a step, with micro-batches of {config.training.micro_batch_tokens:,} tokens{compiled}")
     if config.training.strategy == "fsdp":
-        lines.append("fsdp: the state of each model is shared out to the workers; --measure takes one that holds all of it")
+        lines.append("fsdp: the state of each model is shared out to the workers; memory and --measure are of one that holds all of it")
     if not is_measured:
         lines.append("--measure adds times, from one micro-batch of each stage on this machine")
         if parse_duration(config.training.duration).unit == "hours":

@@ -1,0 +1,95 @@
+"""Memory of a step, counted without any: the step runs on tensors that have shapes and no numbers, and every one made is added up."""
+
+import dataclasses
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from raystage.config import Config
+from raystage.data.batch import Batch
+from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
+from raystage.models.family import ModelSpec, get_family
+from raystage.models.trainee import Trainee
+from raystage.training.micro_batch import clip_and_update, forward_backward
+from raystage.training.state import Machinery, equip
+
+
+def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch_tokens: int, accumulates: bool, world_size: int) -> int:
+    """The most that one of `world_size` workers holds at once in a step of this stage: weights, optimizer, gradients, activations.
+
+    `accumulates`: whether a step has several micro-batches, so that gradients lie beside activations. Of code that is not compiled;
+    compiled code takes less. Not counted: what libraries and the allocator keep for themselves. Of fsdp, one worker that holds all.
+    """
+    training = dataclasses.replace(config.training, compile=False, strategy="ddp")
+    config = dataclasses.replace(config, training=training)
+    with FakeTensorMode(allow_non_fake_inputs=True), _Counter() as counter:
+        family, device = get_family(spec.family), pick_device("cpu")
+        model = family.build(family.config(spec))
+        counter.begin(model.parameters())
+        machinery = equip(Trainee(model, spec), None, config, device, Ranks())
+        # where gradients are exchanged they lie in memory twice
+        buckets = [torch.empty_like(p) for p in model.parameters()] if world_size > 1 else []
+        _give_gradients(model)
+        _update(machinery, config)  # makes the optimizer's moments
+        if accumulates:
+            _give_gradients(model)
+        _forward_backward(machinery, config, seq_len_tokens, max(1, micro_batch_tokens // seq_len_tokens))
+        _update(machinery, config)
+        del buckets
+    return counter.peak_bytes
+
+
+def _give_gradients(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.grad = torch.empty_like(p)
+
+
+def _update(machinery: Machinery, config: Config) -> None:
+    clip_and_update(machinery, config.training.optimizer.clip_norm)
+    machinery.optimizer.zero_grad(set_to_none=True)
+
+
+def _forward_backward(machinery: Machinery, config: Config, seq_len_tokens: int, n_sequences: int) -> None:
+    tokens = torch.zeros(n_sequences, seq_len_tokens, dtype=torch.int64)
+    eot_id = None if config.data.attend_across_documents else machinery.spec.eot_id
+    forward_backward(machinery, Batch(tokens, tokens.clone()), 1.0, pick_device("cpu"), config.training, eot_id)
+
+
+class _Counter(TorchDispatchMode):
+    """Bytes of all storages that operations return, from then until nobody holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._bytes = self.peak_bytes = 0
+
+    def begin(self, tensors: Any) -> None:
+        """Counts these and nothing that came before them."""
+        self._seen, self._bytes, self.peak_bytes = weakref.WeakSet(), 0, 0
+        for tensor in tensors:
+            self._note(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self._seen:
+            self._seen.add(storage)
+            n_bytes = storage.nbytes()
+            self._bytes += n_bytes
+            self.peak_bytes = max(self.peak_bytes, self._bytes)
+            weakref.finalize(storage, self._drop, n_bytes)
+
+    def _drop(self, n_bytes: int) -> None:
+        self._bytes -= n_bytes

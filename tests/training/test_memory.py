@@ -1,0 +1,79 @@
+"""The memory of a step, foretold without it, against what torch's allocator hands out when the step runs."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from raystage.config import Config
+from raystage.data.batch import Batch
+from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
+from raystage.models.family import ModelSpec
+from raystage.training.memory import peak_bytes
+from raystage.training.micro_batch import clip_and_update, forward_backward
+from raystage.training.state import Machinery, assemble
+from tests.training.made_run import configure
+
+SMALL = ModelSpec(
+    family="gpt2", vocab_size=1000, context_length=128, n_layer=3, d_model=64, n_head=4, n_kv_head=4, head_dim=16, d_ff=256,
+    tied=True, rope_theta=None, dropout=0.0, eot_id=0,
+)  # fmt: skip
+LLAMA = dataclasses.replace(SMALL, family="llama", n_kv_head=2, tied=False, rope_theta=1e4, d_ff=192)
+STAGES = {
+    "first, short": (dataclasses.replace(SMALL, n_layer=1, d_model=32, n_head=2, n_kv_head=2, d_ff=128), 32, []),
+    "long": (SMALL, 128, []),
+    "head in pieces": (dataclasses.replace(SMALL, vocab_size=30000), 128, []),
+    "bf16": (SMALL, 128, ["training.precision=bf16"]),
+    "dropout": (dataclasses.replace(SMALL, dropout=0.1), 64, ["model.dropout=0.1"]),
+    "documents apart": (SMALL, 64, ["data.attend_across_documents=false"]),
+    "llama, grouped queries": (LLAMA, 128, []),
+    "no clipping": (SMALL, 64, ["training.optimizer.clip_norm=null"]),
+}
+
+
+@pytest.mark.parametrize("accumulates", [False, True])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_peak_of_a_step_is_foretold(stage: str, accumulates: bool, tmp_path: Path) -> None:
+    spec, length, overrides = STAGES[stage]
+    config = configure(tmp_path, overrides)
+    foretold = peak_bytes(config, spec, length, 1024, accumulates, world_size=1)
+    assert foretold == pytest.approx(_measured(config, spec, length, 1024, accumulates), rel=0.02)
+
+
+def test_gradients_that_are_exchanged_lie_there_twice(tmp_path: Path) -> None:
+    config = configure(tmp_path)
+    alone, among_two = (peak_bytes(config, SMALL, 64, 64, accumulates=False, world_size=n) for n in (1, 2))
+    n_parameters = sum(p.numel() for p in assemble(SMALL, config, pick_device("cpu"), Ranks()).model.parameters())
+    assert among_two - alone == 4 * n_parameters
+
+
+def test_compiled_and_sharded_runs_are_counted_as_plain_ones(tmp_path: Path) -> None:
+    plain, other = configure(tmp_path), configure(tmp_path, ["training.compile=true", "training.strategy=fsdp"])
+    assert peak_bytes(other, SMALL, 64, 256, False, 1) == peak_bytes(plain, SMALL, 64, 256, False, 1)
+
+
+def _measured(config: Config, spec: ModelSpec, length: int, tokens: int, accumulates: bool) -> int:
+    machinery = assemble(spec, config, pick_device("cpu"), Ranks())
+    _step(machinery, config, length, tokens, accumulates)
+    held = sum(p.nbytes for p in machinery.model.parameters())
+    held += sum(t.nbytes for state in machinery.optimizer.state.values() for t in state.values())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        _step(machinery, config, length, tokens, accumulates)
+    most = now = 0
+    for event in profiled.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return held + most
+
+
+def _step(machinery: Machinery, config: Config, length: int, tokens: int, accumulates: bool) -> None:
+    eot_id = None if config.data.attend_across_documents else machinery.spec.eot_id
+    for _ in range(1 + accumulates):
+        batch = Batch(*torch.randint(machinery.spec.vocab_size, (2, tokens // length, length)))
+        forward_backward(machinery, batch, 1.0, pick_device("cpu"), config.training, eot_id)
+    clip_and_update(machinery, config.training.optimizer.clip_norm)
+    machinery.optimizer.zero_grad(set_to_none=True)
