@@ -4,21 +4,17 @@ Two workers, the same configuration and machine, one launcher after the other. E
 raystage has its spare processes ready, once with them and once without. A step counts once it is in metrics.jsonl, in all.
 """
 
-import contextlib
-import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from raystage.config import Config, dump
 from raystage.tracking.records import METRICS_FILE, parse_line
+from tests.bench.running import TRAIN, ray_workers, running
 from tests.training.made_run import assign, configure
 
 KILLS = 3
@@ -31,46 +27,26 @@ RUN = [
     "sample.lines=0",
     "runtime.workers=2",
 ]
-COMMAND = ["-c", "from raystage.cli import main; main()", "train"]
 
 
 def main() -> None:
     """Kills a worker of each a few times; prints the seconds."""
     print(f"{'launcher':<24} seconds from SIGKILL of a worker to the next step")
     with tempfile.TemporaryDirectory() as folder:
-        ours = _measure(Path(folder), "raystage on Ray", [sys.executable, *COMMAND], "runtime.spare_after_s=1")
-        _measure(Path(folder), "the same without spares", [sys.executable, *COMMAND], "runtime.spare_after_s=null")
+        ours = _measure(Path(folder), "raystage on Ray", [sys.executable, *TRAIN], "runtime.spare_after_s=1")
+        _measure(Path(folder), "the same without spares", [sys.executable, *TRAIN], "runtime.spare_after_s=null")
         torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node=2", f"--max-restarts={KILLS + 1}"]
-        theirs = _measure(Path(folder), "torchrun", [*torchrun, "--no-python", sys.executable, *COMMAND], "runtime.engine=local")
+        theirs = _measure(Path(folder), "torchrun", [*torchrun, "--no-python", sys.executable, *TRAIN], "runtime.engine=local")
     print(f"raystage / torchrun: {statistics.median(ours) / statistics.median(theirs):.2f}")
 
 
 def _measure(folder: Path, launcher: str, command: list[str], *more: str) -> list[float]:
     config = configure(folder, [f"name={launcher.replace(' ', '-')}", "runtime.engine=ray", *RUN, *more])
     metrics = assign(config).run_dir / METRICS_FILE
-    with _running(folder, config, command) as process:
+    with running(folder, config, command) as process:
         seconds = [_kill(process, metrics, n) for n in range(KILLS)]
     print(f"{launcher:<24} {', '.join(f'{s:.1f}' for s in seconds)}", flush=True)
     return seconds
-
-
-@contextlib.contextmanager
-def _running(folder: Path, config: Config, command: list[str]) -> Iterator[psutil.Process]:
-    path = folder / f"{config.name}.yaml"
-    path.write_text(dump(config))
-    # torchrun shares one store between restarts, in which gloo finds the addresses of ranks that are gone (pytorch issue 135712)
-    own = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | own
-    with (folder / f"{config.name}.log").open("w") as log:
-        process = subprocess.Popen([*command, str(path)], cwd=folder, env=environment, stdout=log, stderr=log)
-        try:
-            yield psutil.Process(process.pid)
-        finally:
-            everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-            for each in everything:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    each.kill()
-            process.wait()
 
 
 def _kill(process: psutil.Process, metrics: Path, number: int) -> float:
@@ -105,11 +81,9 @@ def _newest(metrics: Path) -> tuple[int, int]:
 
 def _worker(process: psutil.Process) -> psutil.Process:
     """The process of one of the two workers: under torchrun of rank 1, since rank 0 is its driver too."""
-    children = process.children(recursive=True)
-    workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
-    if workers:
+    if workers := ray_workers(process):
         return workers[-1]
-    return next(child for child in children if child.environ().get("RANK") == "1")
+    return next(child for child in process.children(recursive=True) if child.environ().get("RANK") == "1")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def _measured(config: Config, spec: ModelSpec, length: int, tokens: int, accumul
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         _step(machinery, config, length, tokens, accumulates)
     most = now = 0
-    for event in profiled.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profiled.profiler.kineto_results.events():
         if event.name() == "[memory]":
             now += event.nbytes()
             most = max(most, now)
