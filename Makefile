@@ -41,7 +41,7 @@ audit: $(STAMP) ## known vulnerabilities of the pinned packages, in an environme
 	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'; }
 	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
-bench: $(STAMP) ## the benchmarks
+bench: $(STAMP) ## the benchmarks of the CPU (half an hour)
 	$(BIN)/python -m tests.bench
 
 bench-peers: $(STAMP) ## whole loops of raystage, nanoGPT and transformers' Trainer, side by side on the CPU (a quarter of an hour)

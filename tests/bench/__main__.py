@@ -1,23 +1,47 @@
-"""All benches, one after the other: `make bench`. Prints the table and writes bench.json into the working folder."""
+"""All benches, one after the other: `make bench`. Prints the table and writes bench.json into the working folder.
+
+`--device cuda`: those of a GPU alone.
+"""
 
 import dataclasses
 import json
 import platform
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from tests.bench import bench_controller, bench_growth, bench_report, bench_save, bench_step, bench_transition
+from tests.bench import (
+    bench_controller,
+    bench_growth,
+    bench_peers,
+    bench_report,
+    bench_save,
+    bench_step,
+    bench_transition,
+    bench_workers,
+)
+from tests.bench.result import Result
 
 
 def main() -> None:
     """Runs the benches and prints their table."""
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of paired runs, lowest to highest")
+    on_cuda = "cuda" in sys.argv
+    where = torch.cuda.get_device_name() if on_cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"{where}, torch {torch.__version__}; medians of paired runs, lowest to highest")
     results = []
+    for result in bench_peers.run_on_gpu() if on_cuda else _on_cpu():
+        results.append(result)
+        print(result.line(), flush=True)
+        Path("bench.json").write_text(json.dumps([dataclasses.asdict(each) for each in results], indent=1))
+
+
+def _on_cpu() -> Iterator[Result]:
     for bench in (bench_step, bench_controller, bench_growth, bench_transition, bench_save, bench_report):
-        results.append(bench.run())
-        print(results[-1].line(), flush=True)
-    Path("bench.json").write_text(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+        yield bench.run()
+    yield from bench_workers.run()
+    yield from bench_peers.run()
 
 
 if __name__ == "__main__":

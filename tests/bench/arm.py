@@ -40,6 +40,8 @@ def _run(train: Callable[[Pause], None], n_threads: int, turns: Connection) -> N
     torch.set_num_threads(n_threads)
 
     def pause() -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         turns.send("done")
         turns.recv()
 

@@ -1,7 +1,8 @@
-"""Tokens a second of raystage's loop, nanoGPT's and transformers' Trainer: same sizes, data, batch, float32, threads.
+"""Tokens a second of raystage's loop, nanoGPT's and transformers' Trainer: same sizes, data, batch, precision, threads.
 
-Each with compile and without, its faster way against our faster one; `python -m tests.bench.bench_peers --all`: the 124M model with compile
-too, which takes minutes to compile. Loops run whole (data, logging, records), each in a process of its own, and take turns of some steps.
+Each with compile and without, its faster way against our faster one. Loops run whole (data, logging, records), each in a process of its
+own, and take turns of some steps. `python -m tests.bench.bench_peers`: float32 on the CPU, the 124M model without compile; `--all`: with
+it too, which takes minutes to compile; `--device cuda`: bf16 on a GPU, with neither Ray nor MLflow.
 """
 
 import functools
@@ -21,25 +22,34 @@ from raystage.config import Config
 from raystage.data.corpus import TRAIN
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.models.count import flops_per_token, mfu
 from raystage.runtime.worker import run_rank
+from raystage.training.policy import plan_of
+from raystage.training.stage_model import spec_of
 from tests.bench import nanogpt_loop
 from tests.bench.arm import Arm, Pause
-from tests.bench.peer_size import PeerSize, gpt2, small
+from tests.bench.peer_size import PeerSize, gpt2, on_gpu, small
 from tests.bench.result import Result
 from tests.training.made_run import assign, configure
 
 N_THREADS = os.cpu_count() or 1
-TURNS = 5
+TURNS = 9
 Way = tuple[str, bool]  # a loop's name, and whether it is compiled
 _FOR_EVER = 1_000_000
 
 
 def run(everything: bool = False) -> Iterator[Result]:
-    """A line for each size and peer."""
+    """On the CPU: two lines for each size."""
     for length in (256, 1024):
-        yield from _compare(small(length), (False, True), 2)
+        yield from _compare(small(length), (False, True), 1)
     for length in (256, 1024):
         yield from _compare(gpt2(length), (False, True) if everything else (False,), 1)
+
+
+def run_on_gpu() -> Iterator[Result]:
+    """Two lines for each size."""
+    for size in on_gpu():
+        yield from _compare(size, (False, True), 10)
 
 
 def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iterator[Result]:
@@ -53,11 +63,21 @@ def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iter
             for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
                 seconds[way].append(arms[way].block())
     fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in _LOOPS}
-    tokens, ours = block_steps * size.tokens_a_step, seconds[fastest["raystage"]]
-    rates = "; ".join(f"{arm.name} {tokens / statistics.median(seconds[way]):,.0f}" for way, arm in arms.items())
+    ours = seconds[fastest["raystage"]]
+    rates = {arms[way].name: block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
+    said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, rate)}" for name, rate in rates.items())
     for peer, target in (("nanoGPT's loop", ">= 1.10"), ("Trainer", ">= 1.25")):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
-        yield Result(f"step, {size.name}", peer, "x", ratios, target, f"tokens/s: {rates}" if peer == "Trainer" else "")
+        yield Result(f"step, {size.name}", peer, "x", ratios, target, said if peer == "Trainer" else "")
+
+
+def _mfu_words(size: PeerSize, tokens_per_s: float) -> str:
+    if size.device == "cpu":
+        return ""  # whose peak is not known
+    config = _config(size, Path(), False, 1)
+    spec = spec_of(config, plan_of(config).shapes()[-1], size.vocab_size, eot_id=0)
+    share = mfu(tokens_per_s * flops_per_token(spec, size.length), torch.cuda.get_device_name())
+    return "" if share is None else f" (MFU {share:.1%})"
 
 
 @contextmanager
@@ -83,6 +103,7 @@ def _config(size: PeerSize, folder: Path, compile_: bool, block_steps: int) -> C
             f"training.batch_tokens={size.tokens_a_step}",
             f"training.micro_batch_tokens={size.tokens_a_step}",
             f"training.compile={str(compile_).lower()}",
+            f"training.precision={size.precision}",
             f"validation.every_steps={_FOR_EVER}",
             f"checkpoint={{every_steps: {_FOR_EVER}, every_minutes: null}}",
         ],
@@ -98,7 +119,7 @@ def _raystage(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pa
             seen[0] = step
             pause()
 
-    run_rank(assign(_config(size, folder, compile_, block_steps)), pick_device("cpu"), Ranks(), threads=N_THREADS, asked=asked)
+    run_rank(assign(_config(size, folder, compile_, block_steps)), pick_device(size.device), Ranks(), threads=N_THREADS, asked=asked)
 
 
 def _nanogpt(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
@@ -130,7 +151,8 @@ def _trainer(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pau
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     arguments = TrainingArguments(
-        output_dir=str(folder / "trainer"), use_cpu=True, max_steps=_FOR_EVER, per_device_train_batch_size=size.rows,
+        output_dir=str(folder / "trainer"), use_cpu=size.device == "cpu", bf16=size.precision == "bf16",
+        max_steps=_FOR_EVER, per_device_train_batch_size=size.rows,
         learning_rate=6e-4, weight_decay=0.1, max_grad_norm=1.0, optim="adamw_torch_fused", logging_steps=10,
         save_strategy="no", report_to=[], disable_tqdm=True, torch_compile=compile_,
     )  # fmt: skip
@@ -151,8 +173,10 @@ _LOOPS: dict[str, Callable[[PeerSize, Path, bool, int, Pause], None]] = {
 
 def main() -> None:
     """Prints the table."""
-    print(f"{N_THREADS} threads, torch {torch.__version__}, float32; medians of {TURNS} turns, lowest to highest")
-    for result in run("--all" in sys.argv):
+    on_cuda = "cuda" in sys.argv
+    where = torch.cuda.get_device_name() if on_cuda else f"{N_THREADS} threads, float32"
+    print(f"{where}, torch {torch.__version__}; medians of {TURNS} turns, lowest to highest")
+    for result in run_on_gpu() if on_cuda else run("--all" in sys.argv):
         print(result.line(), flush=True)
 
 

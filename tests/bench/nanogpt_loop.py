@@ -45,7 +45,7 @@ class NanoGpt(nn.Module):
                 nn.init.normal_(p, std=0.02 / (math.sqrt(2 * size.n_layer) if name.endswith("proj.weight") else 1))
 
     def forward(self, inputs_BL: Tensor, targets_BL: Tensor) -> Tensor:
-        x_BLD = self.wte(inputs_BL) + self.wpe(torch.arange(inputs_BL.shape[1]))
+        x_BLD = self.wte(inputs_BL) + self.wpe(torch.arange(inputs_BL.shape[1], device=inputs_BL.device))
         for block in self.h:
             x_BLD = block(x_BLD)
         logits_BLV = F.linear(self.ln_f(x_BLD), self.wte.weight)
@@ -54,7 +54,8 @@ class NanoGpt(nn.Module):
 
 def train(size: PeerSize, tokens: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
     """For ever: a rate for the step, forward, the next batch, backward, clipping, fused AdamW; the loss is read every 10 steps."""
-    model = NanoGpt(size)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    model = NanoGpt(size).to(size.device)
     decayed, others = [p for p in model.parameters() if p.dim() >= 2], [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=6e-4, betas=(0.9, 0.95), fused=True)
@@ -64,7 +65,8 @@ def train(size: PeerSize, tokens: Path, compile_: bool, block_steps: int, pause:
     while True:
         for group in optimizer.param_groups:
             group["lr"] = 6e-4 * min(1.0, (step + 1) / 100)
-        loss = step_model(inputs, targets)
+        with torch.autocast(size.device, torch.bfloat16, enabled=size.precision == "bf16"):
+            loss = step_model(inputs, targets)
         inputs, targets = _batch(size, tokens)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -81,4 +83,7 @@ def _batch(size: PeerSize, tokens: Path) -> tuple[Tensor, Tensor]:
     data = np.memmap(tokens, dtype=np.uint16, mode="r")
     starts = torch.randint(len(data) - size.length, (size.rows,)).tolist()
     rows = [torch.from_numpy(data[i : i + size.length + 1].astype(np.int64)) for i in starts]
-    return torch.stack([row[:-1] for row in rows]), torch.stack([row[1:] for row in rows])
+    inputs, targets = torch.stack([row[:-1] for row in rows]), torch.stack([row[1:] for row in rows])
+    if size.device == "cpu":
+        return inputs, targets
+    return inputs.pin_memory().to(size.device, non_blocking=True), targets.pin_memory().to(size.device, non_blocking=True)
