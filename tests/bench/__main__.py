@@ -16,8 +16,10 @@ from tests.bench import (
     bench_controller,
     bench_growth,
     bench_peers,
+    bench_prepare,
     bench_report,
     bench_save,
+    bench_start,
     bench_step,
     bench_transition,
     bench_workers,
@@ -38,7 +40,7 @@ def main() -> None:
 
 
 def _on_cpu() -> Iterator[Result]:
-    for bench in (bench_step, bench_controller, bench_growth, bench_transition, bench_save, bench_report):
+    for bench in (bench_step, bench_controller, bench_growth, bench_transition, bench_save, bench_prepare, bench_report, bench_start):
         yield bench.run()
     yield from bench_workers.run()
     yield from bench_peers.run()
