@@ -13,30 +13,42 @@ from torch.autograd.function import once_differentiable
 
 # below, a piece is not worth its overhead; above, adding up the weight's gradient costs little beside what a piece computes
 _LOGITS_AT_ONCE, _WEIGHTS_AT_ONCE = 2**22, 2
-_MOST_PIECES = 16  # a compiler unrolls them
+_MOST_PIECES = 16
 
 
 def summed_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """Over all targets, in float32 or more; those below 0 count nothing. Products are in autocast's type where it is on."""
-    rows = rows_at_once(len(hidden_ND), *weight_VD.shape)
-    if len(hidden_ND) <= rows or not torch.is_grad_enabled() or hidden_ND.device.type == "xla":
+    """Over all targets, in float32 or more; those of -100 count nothing. Products are in autocast's type where it is on."""
+    is_compiling = torch.compiler.is_compiling()
+    if not torch.is_grad_enabled() or hidden_ND.device.type == "xla":
         return cross_entropies(hidden_ND, weight_VD, targets_N).sum()
-    loss: Tensor = _InPieces.apply(hidden_ND, weight_VD, targets_N, rows)
+    if not is_compiling and len(hidden_ND) <= rows_at_once(len(hidden_ND), *weight_VD.shape):
+        return cross_entropies(hidden_ND, weight_VD, targets_N).sum()
+    dtype = _product_dtype(hidden_ND)
+    in_pieces = _compiled_in_pieces if is_compiling else _InPieces.apply
+    loss: Tensor = in_pieces(hidden_ND.to(dtype), weight_VD.to(dtype), targets_N)[0]
     return loss
 
 
 def cross_entropies(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """Of each target, shape (N,); 0 for those below 0."""
-    rows = rows_at_once(len(hidden_ND), *weight_VD.shape)
-    if len(hidden_ND) <= rows or hidden_ND.device.type == "xla":  # XLA shares rows out to devices, and would have to move them
+    """Of each target, shape (N,); 0 for those of -100."""
+    # XLA shares rows out to devices, and would have to move them; a compiler makes a code for each number of pieces
+    if hidden_ND.device.type == "xla" or torch.compiler.is_compiling():
         return _cross_entropies(hidden_ND, weight_VD, targets_N)
+    rows = rows_at_once(len(hidden_ND), *weight_VD.shape)
     pieces = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
     return torch.cat([_cross_entropies(hidden, weight_VD, targets) for hidden, targets in pieces])
 
 
 def rows_at_once(n_rows: int, vocab_size: int, d_model: int) -> int:
-    """So many of `n_rows` that their logits take twice the memory of the head's weight, or that of a small tensor."""
-    return max(_WEIGHTS_AT_ONCE * d_model, _LOGITS_AT_ONCE // vocab_size, -(-n_rows // _MOST_PIECES))
+    """So many of `n_rows` that their logits take twice the memory of the head's weight, or that of a small tensor; a 16th at least."""
+    return max(1, _WEIGHTS_AT_ONCE * d_model, _LOGITS_AT_ONCE // vocab_size, -(-n_rows // _MOST_PIECES))
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """Autocast leaves doubles as they are."""
+    device = hidden.device.type
+    casts = torch.is_autocast_enabled(device) and hidden.dtype == torch.float32
+    return torch.get_autocast_dtype(device) if casts else hidden.dtype
 
 
 def _cross_entropies(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -44,40 +56,72 @@ def _cross_entropies(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) ->
 
 
 def _widened(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))  # a loss in half precision would be too coarse
+    return logits.to(_wide(logits))
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)  # a loss in half precision would be too coarse
+
+
+def _in_pieces(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The summed loss, and its gradients by the hidden states and by the weight."""
+    rows = rows_at_once(len(hidden_ND), *weight_VD.shape)
+    loss = hidden_ND.new_zeros((), dtype=_wide(hidden_ND))
+    hidden_grad, weight_grad = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD, dtype=_wide(weight_VD))
+    for hidden, grad_out, targets in zip(hidden_ND.split(rows), hidden_grad.split(rows), targets_N.split(rows), strict=True):
+        loss += _piece(hidden, weight_VD, targets, grad_out, weight_grad)
+    return loss, hidden_grad, weight_grad.to(weight_VD.dtype)
+
+
+def _piece(hidden: Tensor, weight_VD: Tensor, targets: Tensor, hidden_grad: Tensor, weight_grad: Tensor) -> Tensor:
+    """The loss of some rows; their gradient goes into `hidden_grad`, and is added to `weight_grad`."""
+    counts = (targets >= 0).to(hidden.dtype).unsqueeze(1)
+    logp = F.log_softmax(_widened(hidden @ weight_VD.T), dim=1)
+    loss = F.nll_loss(logp, targets, ignore_index=-100, reduction="sum")
+    # softmax less one at the target
+    grad = logp.exp_().scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(counts, dtype=logp.dtype)).to(hidden.dtype)
+    torch.mm(grad, weight_VD, out=hidden_grad)
+    hidden_grad.mul_(counts)
+    weight_grad += grad.T @ (hidden * counts)
+    return loss
+
+
+def _keep_gradients(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*output[1:])
+
+
+def _backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
+    hidden_grad, weight_grad = ctx.saved_tensors
+    return hidden_grad * outer[0].to(hidden_grad.dtype), weight_grad * outer[0].to(weight_grad.dtype), None
 
 
 class _InPieces(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, rows: int) -> Tensor:
-        device = hidden_ND.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        with torch.autocast(device, enabled=False):
-            hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
-            loss, hidden_grad, weight_grad = _in_pieces(hidden, weight, targets_N, rows)
-        ctx.save_for_backward(hidden_grad.to(hidden_ND.dtype), weight_grad.to(weight_VD.dtype))
-        return loss
+    def forward(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            return _in_pieces(hidden_ND, weight_VD, targets_N)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        _keep_gradients(ctx, inputs, output)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * outer[0], weight_grad * outer[0], None, None
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
+        return _backward(ctx, *outer)
 
 
-def _in_pieces(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The summed loss, and its gradients by the hidden states and by the weight."""
-    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
-    loss = hidden_ND.new_zeros((), dtype=wide)
-    hidden_grad = torch.empty_like(hidden_ND)
-    weight_grad = torch.zeros_like(weight_VD, dtype=wide)
-    for hidden, grad_out, targets in zip(hidden_ND.split(rows), hidden_grad.split(rows), targets_N.split(rows), strict=True):
-        counts = (targets >= 0).to(hidden.dtype).unsqueeze(1)
-        logp = F.log_softmax(_widened(hidden @ weight_VD.T), dim=1)
-        loss = loss + F.nll_loss(logp, targets, ignore_index=-100, reduction="sum")
-        # softmax less one at the target
-        grad = logp.exp_().scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(counts, dtype=wide)).to(hidden.dtype)
-        torch.mm(grad, weight_VD, out=grad_out)
-        grad_out.mul_(counts)
-        weight_grad += grad.T @ (hidden * counts)
-    return loss, hidden_grad, weight_grad
+# one operation to a compiler, which would unroll the pieces, and make a code for each number of them
+@torch.library.custom_op("raystage::cross_entropy_in_pieces", mutates_args=())
+def _compiled_in_pieces(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        return _in_pieces(hidden_ND, weight_VD, targets_N)
+
+
+@_compiled_in_pieces.register_fake
+def _shapes(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return hidden_ND.new_empty((), dtype=_wide(hidden_ND)), torch.empty_like(hidden_ND), torch.empty_like(weight_VD)
+
+
+_compiled_in_pieces.register_autograd(_backward, setup_context=_keep_gradients)

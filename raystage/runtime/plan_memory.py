@@ -9,8 +9,10 @@ from raystage.training.step import n_sequences_of
 from raystage.training.worker_range import workers_of
 
 
-def peaks_of(config: Config, stages: Sequence[PlannedStage]) -> list[int]:
-    """[bytes] at the peak of a step of each stage, on each of as few workers as the stage may have."""
+def peaks_of(config: Config, stages: Sequence[PlannedStage]) -> list[int | None]:
+    """[bytes] at the peak of a step of each stage, on each of as few workers as the stage may have; None where it is not foretold."""
+    if config.runtime.device == "xla":
+        return [None] * len(stages)
     return [_peak(config, stage, workers_of(config, position).low) for position, stage in enumerate(stages)]
 
 

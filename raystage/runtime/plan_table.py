@@ -1,5 +1,7 @@
 """The stages that a configuration leads to, as a table: what each is, costs, and ends with."""
 
+import os
+
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -47,7 +49,7 @@ def plan_table(config: Config, measure: bool = False) -> Table:
             str(stage.shape.seq_len_tokens),
             f"{stage.shape.n_layer} x {stage.shape.d_model}",
             units.count(matmul_parameters(stage.spec)),
-            units.memory(peak_bytes),
+            "" if peak_bytes is None else units.memory(peak_bytes),
             f"{guess}{units.count(stage.tokens)} ({stage.tokens / tokens:.0%})" if stage.tokens else f"{guess}not reached",
             f"{units.flops(stage.flops)} ({stage.flops / flops:.0%})" if stage.tokens else "",
         ]
@@ -75,8 +77,7 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
         lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
     if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
         lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
-    compiled = "; compiled code takes less" if config.training.compile else ""
-    lines.append(f"memory: the most of a worker in a step, with micro-batches of {config.training.micro_batch_tokens:,} tokens{compiled}")
+    lines.append(_memory_words(config))
     if config.training.strategy == "fsdp":
         lines.append("fsdp: the state of each model is shared out to the workers; memory and --measure are of one that holds all of it")
     if not is_measured:
@@ -86,8 +87,17 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
     return "\n".join(lines)
 
 
+def _memory_words(config: Config) -> str:
+    if config.runtime.device == "xla":
+        return "memory is not foretold for xla devices"
+    compiled = "; compiled code takes less" if config.training.compile else ""
+    kernels = "" if config.runtime.device == "cpu" else ", counted with the kernels of a CPU"
+    return f"memory: the most of a worker in a step{kernels}, with micro-batches of {config.training.micro_batch_tokens:,} tokens{compiled}"
+
+
 def _measured(config: Config) -> list[float]:
     device, shapes = pick_device(config.runtime.device), plan_of(config).shapes()
+    device.prepare(config.runtime.threads_per_worker or os.cpu_count() or 1, config.runtime.deterministic)
     vocab_size = config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
     pairs = [(spec_of(config, shape, vocab_size, eot_id=0), shape.seq_len_tokens) for shape in shapes]
     rehearsal = rehearse(config, pairs, device, Ranks(), largest_micro_batch(config, 1))

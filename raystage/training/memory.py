@@ -24,8 +24,10 @@ def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch
     """The most that one of `world_size` workers holds at once in a step of this stage: weights, optimizer, gradients, activations.
 
     `accumulates`: whether a step has several micro-batches, so that gradients lie beside activations. Of code that is not compiled;
-    compiled code takes less. Not counted: what libraries and the allocator keep for themselves. Of fsdp, one worker that holds all.
+    compiled code takes less. With the kernels of a CPU; not counted is what libraries and the allocator keep for themselves. Of fsdp, one
+    worker that holds all.
     """
+    has_buckets = world_size > 1 and config.training.strategy == "ddp"
     training = dataclasses.replace(config.training, compile=False, strategy="ddp")
     config = dataclasses.replace(config, training=training)
     with FakeTensorMode(allow_non_fake_inputs=True), _Counter() as counter:
@@ -34,7 +36,7 @@ def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch
         counter.begin(model.parameters())
         machinery = equip(Trainee(model, spec), None, config, device, Ranks())
         # where gradients are exchanged they lie in memory twice
-        buckets = [torch.empty_like(p) for p in model.parameters()] if world_size > 1 else []
+        buckets = [torch.empty_like(p) for p in model.parameters()] if has_buckets else []
         _give_gradients(model)
         _update(machinery, config)  # makes the optimizer's moments
         if accumulates:
@@ -67,15 +69,18 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._bytes = self.peak_bytes = 0
+        self._bytes = self.peak_bytes = self._generation = 0
 
     def begin(self, tensors: Any) -> None:
         """Counts these and nothing that came before them."""
         self._seen, self._bytes, self.peak_bytes = weakref.WeakSet(), 0, 0
+        self._generation += 1
         for tensor in tensors:
             self._note(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0  # an optimizer asks for a number that is not there
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -89,7 +94,7 @@ class _Counter(TorchDispatchMode):
             n_bytes = storage.nbytes()
             self._bytes += n_bytes
             self.peak_bytes = max(self.peak_bytes, self._bytes)
-            weakref.finalize(storage, self._drop, n_bytes)
+            weakref.finalize(storage, self._drop, n_bytes, self._generation)
 
-    def _drop(self, n_bytes: int) -> None:
-        self._bytes -= n_bytes
+    def _drop(self, n_bytes: int, generation: int) -> None:
+        self._bytes -= n_bytes if generation == self._generation else 0

@@ -29,7 +29,7 @@ from tests.bench.result import Result
 
 def main() -> None:
     """Runs the benches and prints their table."""
-    on_cuda = "cuda" in sys.argv
+    on_cuda = any("cuda" in word for word in sys.argv)
     where = torch.cuda.get_device_name() if on_cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}; medians of paired runs, lowest to highest")
     results = []

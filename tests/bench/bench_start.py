@@ -14,7 +14,13 @@ from tests.bench.running import TRAIN, running
 from tests.training.made_run import assign, configure
 
 PAIRS, MOST_S = 3, 300.0
-RUN = ["runtime.engine=ray", "runtime.workers=1", "training.duration=100000 steps", "pacing={rule: constant, check_every_steps: 1}"]
+RUN = [
+    "runtime.engine=ray",
+    "runtime.workers=1",
+    "training.preflight=true",
+    "training.duration=100000 steps",
+    "pacing={rule: constant, check_every_steps: 1}",
+]
 BARE = "import torch, ray, transformers; ray.init(include_dashboard=False, log_to_driver=False); print('started', flush=True)"
 
 
@@ -29,7 +35,7 @@ def run() -> Result:
             metrics, begin_s = assign(config).run_dir / METRICS_FILE, time.perf_counter()
             with running(folder, config, [sys.executable, *TRAIN]) as process:
                 while not (metrics.exists() and b'"train"' in metrics.read_bytes()):
-                    assert process.is_running(), (folder / f"{config.name}.log").read_text()
+                    assert process.poll() is None, (folder / f"{config.name}.log").read_text()
                     assert time.perf_counter() - begin_s < MOST_S, "no step"
                     time.sleep(0.02)
                 return time.perf_counter() - begin_s

@@ -28,7 +28,7 @@ TURNS, STEPS, MOST_S = 7, 4, 300.0
 _RUNS = {
     "plain": ["runtime.engine=local", f"runtime.threads_per_worker={N_CORES}"],
     "ray": ["runtime.engine=ray", "runtime.workers=1", f"runtime.threads_per_worker={N_CORES}"],
-    "ray, two workers": ["runtime.engine=ray", "runtime.workers=2", f"runtime.threads_per_worker={N_CORES // 2}"],
+    "ray, two workers": ["runtime.engine=ray", "runtime.workers=2", f"runtime.threads_per_worker={max(1, N_CORES // 2)}"],
 }
 
 
@@ -81,7 +81,8 @@ class _Run:
         self._process = stack.enter_context(running(folder, config, [sys.executable, *TRAIN]))
         self._log = folder / f"{config.name}.log"
         self._wait(0, 3)
-        self._workers = ray_workers(self._process) or [self._process]
+        self._workers = [self._process] if name == "plain" else ray_workers(self._process)
+        assert self._workers, "no process is called a worker of Ray Train"
         self._signal(signal.SIGSTOP)
 
     def turn(self) -> float:
@@ -96,7 +97,7 @@ class _Run:
     def _wait(self, from_byte: int, n_steps: int) -> None:
         until_s = time.monotonic() + MOST_S
         while len(self._times_s(from_byte)) < n_steps:
-            assert self._process.is_running(), self._log.read_text()
+            assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < until_s, f"no {n_steps} steps in {MOST_S:.0f} s; {self._log.read_text()}"
             time.sleep(0.1)
 

@@ -49,7 +49,7 @@ def _measure(folder: Path, launcher: str, command: list[str], *more: str) -> lis
     return seconds
 
 
-def _kill(process: psutil.Process, metrics: Path, number: int) -> float:
+def _kill(process: psutil.Popen, metrics: Path, number: int) -> float:
     """Seconds until steps of the next attempt are recorded."""
     while _newest(metrics)[0] <= number:
         _pause(process)
@@ -63,8 +63,8 @@ def _kill(process: psutil.Process, metrics: Path, number: int) -> float:
     return time.monotonic() - begin_s
 
 
-def _pause(process: psutil.Process) -> None:
-    assert process.is_running(), "the run has ended"
+def _pause(process: psutil.Popen) -> None:
+    assert process.poll() is None, "the run has ended"
     time.sleep(0.01)
 
 
@@ -79,7 +79,7 @@ def _newest(metrics: Path) -> tuple[int, int]:
     return (train[-1]["attempt"], train[-1]["step"]) if train else (0, 0)
 
 
-def _worker(process: psutil.Process) -> psutil.Process:
+def _worker(process: psutil.Popen) -> psutil.Process:
     """The process of one of the two workers: under torchrun of rank 1, since rank 0 is its driver too."""
     if workers := ray_workers(process):
         return workers[-1]

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ TRAIN = ["-c", "from raystage.cli import main; main()", "train"]  # for the Pyth
 
 
 @contextlib.contextmanager
-def running(folder: Path, config: Config, command: list[str]) -> Iterator[psutil.Process]:
+def running(folder: Path, config: Config, command: list[str]) -> Iterator[psutil.Popen]:
     """`command` with the configuration's file; it and all that it started are killed at the end."""
     path = folder / f"{config.name}.yaml"
     path.write_text(dump(config))
@@ -22,11 +21,11 @@ def running(folder: Path, config: Config, command: list[str]) -> Iterator[psutil
     own = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | own
     with (folder / f"{config.name}.log").open("w") as log:
-        process = subprocess.Popen([*command, str(path)], cwd=folder, env=environment, stdout=log, stderr=log)
+        process = psutil.Popen([*command, str(path)], cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            yield psutil.Process(process.pid)
+            yield process
         finally:
-            everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            everything = [*process.children(recursive=True), process] if process.is_running() else []
             for each in everything:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()

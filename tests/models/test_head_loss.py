@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raystage.models import head_loss
 from raystage.models.family import ModelSpec, build_model
 from raystage.models.head_loss import rows_at_once, summed_cross_entropy
 from raystage.models.trainee import Trainee
+from raystage.training.memory import _Counter
 
 N, D, V = 96, 16, 200
 
@@ -63,6 +65,31 @@ def test_a_model_trains_alike_for_20_steps(monkeypatch: pytest.MonkeyPatch) -> N
     ours = _losses()
     monkeypatch.setattr(head_loss, "_WEIGHTS_AT_ONCE", 10**6)
     assert ours == pytest.approx(_losses(), rel=1e-5)
+
+
+def test_compiled_code_is_the_same_one_for_every_number_of_pieces() -> None:
+    torch.compiler.reset()
+    counted = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(summed_cross_entropy, dynamic=True, backend=counted, fullgraph=True)
+    hidden, weight, targets = _made()
+    for n_rows in (N, 40, 70, 20):
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = _loss_and_gradients(compiled, hidden[:n_rows].float(), weight.float(), targets[:n_rows].clone())
+            eager = _loss_and_gradients(summed_cross_entropy, hidden[:n_rows].float(), weight.float(), targets[:n_rows])
+        for mine, theirs in zip(ours, eager, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=2e-2)
+    assert counted.frame_count == 1
+
+
+def test_a_piece_lets_go_of_its_logits() -> None:
+    hidden, weight, targets = _made()
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    with _Counter() as counter:
+        counter.begin([])
+        loss = summed_cross_entropy(hidden, weight, targets)
+    assert loss.requires_grad
+    gradients = 3 * V * D
+    assert counter.peak_bytes < 8 * (2.5 * rows_at_once(N, V, D) * V + gradients)  # logits and their logarithms, and no piece before
 
 
 @pytest.mark.parametrize(("n_rows", "n_pieces"), [(1, 1), (32, 1), (33, 2), (96, 3), (32 * 16, 16), (32 * 1000, 16)])

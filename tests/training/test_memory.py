@@ -30,6 +30,7 @@ STAGES = {
     "dropout": (dataclasses.replace(SMALL, dropout=0.1), 64, ["model.dropout=0.1"]),
     "documents apart": (SMALL, 64, ["data.attend_across_documents=false"]),
     "llama, grouped queries": (LLAMA, 128, []),
+    "adafactor": (SMALL, 64, ["training.optimizer.kind=adafactor"]),
     "no clipping": (SMALL, 64, ["training.optimizer.clip_norm=null"]),
 }
 
@@ -48,6 +49,11 @@ def test_gradients_that_are_exchanged_lie_there_twice(tmp_path: Path) -> None:
     alone, among_two = (peak_bytes(config, SMALL, 64, 64, accumulates=False, world_size=n) for n in (1, 2))
     n_parameters = sum(p.numel() for p in assemble(SMALL, config, pick_device("cpu"), Ranks()).model.parameters())
     assert among_two - alone == 4 * n_parameters
+
+
+def test_sharded_gradients_lie_there_once(tmp_path: Path) -> None:
+    config = configure(tmp_path, ["training.strategy=fsdp"])
+    assert peak_bytes(config, SMALL, 64, 64, False, world_size=2) == peak_bytes(config, SMALL, 64, 64, False, world_size=1)
 
 
 def test_compiled_and_sharded_runs_are_counted_as_plain_ones(tmp_path: Path) -> None:
