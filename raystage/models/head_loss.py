@@ -112,7 +112,8 @@ class _InPieces(torch.autograd.Function):
         return _backward(ctx, *outer)
 
 
-# one operation to a compiler, which would unroll the pieces, and make a code for each number of them
+# one operation to a compiler, which would unroll the pieces, and make a code for each number of them; elsewhere not, so that what
+# counts operations and their memory sees into it
 @torch.library.custom_op("raystage::cross_entropy_in_pieces", mutates_args=())
 def _compiled_in_pieces(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(hidden_ND.device.type, enabled=False):

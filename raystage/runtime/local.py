@@ -12,7 +12,7 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.engine import EngineError
-from raystage.runtime.worker import cache_of, run_rank
+from raystage.runtime.worker import cache_of, run_rank, threads_of
 from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.out_of_memory import RehearsalError
@@ -31,7 +31,7 @@ class LocalEngine:
         self._handed_out = False
         self._local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._device = pick_device(runtime.device, int(os.environ.get("LOCAL_RANK", "0")), cache_of(runtime))
-        self._threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // self._local_world_size)
+        self._threads = threads_of(runtime, self._local_world_size)
         if torchrun_rank() is not None and not dist.is_initialized():
             dist.init_process_group(self._device.backend)
         self.ranks = Ranks.of_process()

@@ -40,7 +40,7 @@ def planned_stages(config: Config, seconds_per_token: Sequence[float] | None = N
     """
     plan, policy = plan_of(config), policy_of(config)
     changes = sorted(plan.changes, key=lambda change: change.at or 0.0) if all(c.at is not None for c in plan.changes) else plan.changes
-    vocab_size = config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
+    vocab_size = planned_vocab_size(config)
     stages: list[PlannedStage] = []
     shape, effective, done = plan.start, 0.0, 0.0
     for number, change in enumerate([*changes, None]):
@@ -63,6 +63,11 @@ def planned_stages(config: Config, seconds_per_token: Sequence[float] | None = N
         counters = Counters(effective_tokens=effective).after_growth(change, shape, config.growth, progress=0.0)
         effective, shape = counters.effective_tokens, shape.after(change)
     return stages
+
+
+def planned_vocab_size(config: Config) -> int:
+    """[entries] as far as the configuration says: of a tokenizer from elsewhere it does not, and that of a trained one is taken."""
+    return config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
 
 
 def _dwell(policy: Policy, change: Change, spec: ModelSpec, effective_tokens: float) -> float:

@@ -1,7 +1,5 @@
 """The stages that a configuration leads to, as a table: what each is, costs, and ends with."""
 
-import os
-
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -11,12 +9,13 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, matmul_parameters
 from raystage.runtime.plan_memory import peaks_of
-from raystage.runtime.plan_stages import PlannedStage, planned_stages
+from raystage.runtime.plan_stages import PlannedStage, planned_stages, planned_vocab_size
+from raystage.runtime.worker import threads_of
 from raystage.tracking import units
 from raystage.training.policy import plan_of
 from raystage.training.preflight import largest_micro_batch
 from raystage.training.rehearsal import rehearse, seconds_per_token
-from raystage.training.stage_model import spec_of, vocab_size_of
+from raystage.training.stage_model import spec_of
 
 # header and the width below which its cells are not to be cut
 _COLUMNS = [
@@ -78,6 +77,10 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
     if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
         lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
     lines.append(_memory_words(config))
+    if config.model.vocab_size is None and config.data.tokenizer.kind != "train":
+        lines.append(
+            f"{planned_vocab_size(config):,} entries are assumed, the tokenizer is not looked into; model.vocab_size says how many"
+        )
     if config.training.strategy == "fsdp":
         lines.append("fsdp: the state of each model is shared out to the workers; memory and --measure are of one that holds all of it")
     if not is_measured:
@@ -97,8 +100,7 @@ def _memory_words(config: Config) -> str:
 
 def _measured(config: Config) -> list[float]:
     device, shapes = pick_device(config.runtime.device), plan_of(config).shapes()
-    device.prepare(config.runtime.threads_per_worker or os.cpu_count() or 1, config.runtime.deterministic)
-    vocab_size = config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
-    pairs = [(spec_of(config, shape, vocab_size, eot_id=0), shape.seq_len_tokens) for shape in shapes]
+    device.prepare(threads_of(config.runtime), config.runtime.deterministic)
+    pairs = [(spec_of(config, shape, planned_vocab_size(config), eot_id=0), shape.seq_len_tokens) for shape in shapes]
     rehearsal = rehearse(config, pairs, device, Ranks(), largest_micro_batch(config, 1))
     return list(seconds_per_token(rehearsal, config.training.batch_tokens, world_size=1))

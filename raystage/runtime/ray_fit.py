@@ -25,7 +25,7 @@ from raystage.runtime.ray_pjrt import PjrtConfig, settings_for
 from raystage.runtime.ray_spare import imports_first
 from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.secrets_file import load_secrets
-from raystage.runtime.worker import cache_of, run_rank
+from raystage.runtime.worker import cache_of, run_rank, threads_of
 from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointError
 from raystage.training.out_of_memory import RehearsalError
@@ -119,7 +119,7 @@ def _run_worker(assignment: Assignment, group: Group, ranks: Ranks, controller: 
         device = pick_device(group.hardware.device, context.get_local_rank(), cache_of(runtime))
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    threads = runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    threads = threads_of(runtime, context.get_local_world_size())
     handle: list[ActorController] = []
 
     def remote(attempt: int) -> ActorController:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ class FileRecorder:
 def cache_of(runtime: Runtime) -> Path | None:
     """The folder for compiled programs on this node."""
     return Path(runtime.compile_cache).expanduser() if runtime.compile_cache else None
+
+
+def threads_of(runtime: Runtime, n_workers: int = 1) -> int:
+    """[threads] of each of `n_workers` on this machine."""
+    return runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // n_workers)
 
 
 def run_rank(

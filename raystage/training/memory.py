@@ -30,10 +30,10 @@ def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch
     has_buckets = world_size > 1 and config.training.strategy == "ddp"
     training = dataclasses.replace(config.training, compile=False, strategy="ddp")
     config = dataclasses.replace(config, training=training)
-    with FakeTensorMode(allow_non_fake_inputs=True), _Counter() as counter:
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         family, device = get_family(spec.family), pick_device("cpu")
         model = family.build(family.config(spec))
-        counter.begin(model.parameters())
+        live.begin(model.parameters())
         machinery = equip(Trainee(model, spec), None, config, device, Ranks())
         # where gradients are exchanged they lie in memory twice
         buckets = [torch.empty_like(p) for p in model.parameters()] if has_buckets else []
@@ -44,7 +44,7 @@ def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch
         _forward_backward(machinery, config, seq_len_tokens, max(1, micro_batch_tokens // seq_len_tokens))
         _update(machinery, config)
         del buckets
-    return counter.peak_bytes
+    return live.peak_bytes
 
 
 def _give_gradients(model: nn.Module) -> None:
@@ -63,7 +63,7 @@ def _forward_backward(machinery: Machinery, config: Config, seq_len_tokens: int,
     forward_backward(machinery, Batch(tokens, tokens.clone()), 1.0, pick_device("cpu"), config.training, eot_id)
 
 
-class _Counter(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Bytes of all storages that operations return, from then until nobody holds them."""
 
     def __init__(self) -> None:

@@ -28,14 +28,14 @@ from raystage.training.policy import plan_of
 from raystage.training.stage_model import spec_of
 from tests.bench import nanogpt_loop
 from tests.bench.arm import Arm, Pause
+from tests.bench.endless_run import endless
 from tests.bench.peer_size import PeerSize, gpt2, on_gpu, small
 from tests.bench.result import Result
-from tests.training.made_run import assign, configure
+from tests.training.made_run import assign
 
 N_THREADS = os.cpu_count() or 1
 TURNS = 9
 Way = tuple[str, bool]  # a loop's name, and whether it is compiled
-_FOR_EVER = 1_000_000
 
 
 def run(everything: bool = False) -> Iterator[Result]:
@@ -65,16 +65,16 @@ def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iter
     fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in _LOOPS}
     ours = seconds[fastest["raystage"]]
     rates = {arms[way].name: block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
-    said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, rate)}" for name, rate in rates.items())
+    said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, Path(folder), rate)}" for name, rate in rates.items())
     for peer, target in (("nanoGPT's loop", ">= 1.10"), ("Trainer", ">= 1.25")):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
         yield Result(f"step, {size.name}", peer, "x", ratios, target, said if peer == "Trainer" else "")
 
 
-def _mfu_words(size: PeerSize, tokens_per_s: float) -> str:
+def _mfu_words(size: PeerSize, folder: Path, tokens_per_s: float) -> str:
     if size.device == "cpu":
         return ""  # whose peak is not known
-    config = _config(size, Path(), False, 1)
+    config = _config(size, folder, False, 1)
     spec = spec_of(config, plan_of(config).shapes()[-1], size.vocab_size, eot_id=0)
     share = mfu(tokens_per_s * flops_per_token(spec, size.length), torch.cuda.get_device_name())
     return "" if share is None else f" (MFU {share:.1%})"
@@ -92,22 +92,7 @@ def _arm(size: PeerSize, folder: Path, name: str, compile_: bool, block_steps: i
 
 def _config(size: PeerSize, folder: Path, compile_: bool, block_steps: int) -> Config:
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {"context_length": size.length, "n_layer": size.n_layer, "n_head": size.n_head, "d_model": size.d_model}
-    return configure(
-        folder,
-        [
-            f"name=bench-{compile_}",
-            *(f"model.{key}={value}" for key, value in (sizes | {"vocab_size": size.vocab_size}).items()),
-            f"pacing={{rule: constant, check_every_steps: {block_steps}}}",
-            f"training.duration={_FOR_EVER} steps",
-            f"training.batch_tokens={size.tokens_a_step}",
-            f"training.micro_batch_tokens={size.tokens_a_step}",
-            f"training.compile={str(compile_).lower()}",
-            f"training.precision={size.precision}",
-            f"validation.every_steps={_FOR_EVER}",
-            f"checkpoint={{every_steps: {_FOR_EVER}, every_minutes: null}}",
-        ],
-    )
+    return endless(folder, f"bench-{compile_}", size, block_steps, f"training.compile={str(compile_).lower()}")
 
 
 def _raystage(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
@@ -152,7 +137,7 @@ def _trainer(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pau
     )  # fmt: skip
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"), use_cpu=size.device == "cpu", bf16=size.precision == "bf16",
-        max_steps=_FOR_EVER, per_device_train_batch_size=size.rows,
+        max_steps=1_000_000, per_device_train_batch_size=size.rows,
         learning_rate=6e-4, weight_decay=0.1, max_grad_norm=1.0, optim="adamw_torch_fused", logging_steps=10,
         save_strategy="no", report_to=[], disable_tqdm=True, torch_compile=compile_,
     )  # fmt: skip

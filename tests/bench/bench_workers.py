@@ -18,10 +18,11 @@ import psutil
 
 from raystage.config import Config
 from raystage.tracking.records import METRICS_FILE, parse_line
+from tests.bench.endless_run import endless
 from tests.bench.peer_size import PeerSize, small
 from tests.bench.result import Result
 from tests.bench.running import TRAIN, ray_workers, running
-from tests.training.made_run import assign, configure
+from tests.training.made_run import assign
 
 N_CORES = os.cpu_count() or 1
 TURNS, STEPS, MOST_S = 7, 4, 300.0
@@ -49,26 +50,10 @@ def run() -> Iterator[Result]:
         )
 
 
-def config_of(folder: Path, name: str, size: PeerSize) -> Config:
-    """For ever, with a check every step: a step is recorded at once."""
-    model = {"context_length": size.length, "n_layer": size.n_layer, "n_head": size.n_head, "d_model": size.d_model}
-    return configure(
-        folder,
-        [
-            f"name={name.replace(', ', '-').replace(' ', '-')}",
-            *(f"model.{key}={value}" for key, value in (model | {"vocab_size": size.vocab_size}).items()),
-            "pacing={rule: constant, check_every_steps: 1}",
-            "training.duration=1000000 steps",
-            f"training.batch_tokens={size.tokens_a_step}",
-            f"training.micro_batch_tokens={size.tokens_a_step}",
-            "validation.every_steps=1000000",
-            "checkpoint={every_steps: 1000000, every_minutes: null}",
-            "runtime.spare_after_s=null",
-            "runtime.stall_minutes=60",
-            "runtime.decision_timeout_s=600",
-            *_RUNS[name],
-        ],
-    )
+def _config(folder: Path, name: str, size: PeerSize) -> Config:
+    """With a check every step: a step is recorded at once. Nobody minds that it stands still."""
+    patient = ["runtime.spare_after_s=null", "runtime.stall_minutes=60", "runtime.decision_timeout_s=600"]
+    return endless(folder, name.replace(", ", "-").replace(" ", "-"), size, 1, *patient, *_RUNS[name])
 
 
 class _Run:
@@ -76,7 +61,7 @@ class _Run:
 
     def __init__(self, folder: Path, name: str, stack: contextlib.ExitStack) -> None:
         size = small(256)
-        config, self._tokens = config_of(folder, name, size), size.tokens_a_step
+        config, self._tokens = _config(folder, name, size), size.tokens_a_step
         self._metrics = assign(config).run_dir / METRICS_FILE
         self._process = stack.enter_context(running(folder, config, [sys.executable, *TRAIN]))
         self._log = folder / f"{config.name}.log"

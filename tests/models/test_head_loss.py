@@ -15,7 +15,7 @@ from raystage.models import head_loss
 from raystage.models.family import ModelSpec, build_model
 from raystage.models.head_loss import rows_at_once, summed_cross_entropy
 from raystage.models.trainee import Trainee
-from raystage.training.memory import _Counter
+from raystage.training.memory import LiveBytes
 
 N, D, V = 96, 16, 200
 
@@ -84,7 +84,7 @@ def test_compiled_code_is_the_same_one_for_every_number_of_pieces() -> None:
 def test_a_piece_lets_go_of_its_logits() -> None:
     hidden, weight, targets = _made()
     hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
-    with _Counter() as counter:
+    with LiveBytes() as counter:
         counter.begin([])
         loss = summed_cross_entropy(hidden, weight, targets)
     assert loss.requires_grad
