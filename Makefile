@@ -14,7 +14,7 @@ comma := ,
 .PHONY: help install quickstart test test-xla test-cuda check audit bench bench-peers bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow soak-jobs format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## set up .venv with the pinned versions (PYTHON=python3.12 picks another Python)
 
@@ -40,6 +40,9 @@ check: $(STAMP) ## lint, formatting, types, import contracts, security (bandit)
 audit: $(STAMP) ## known vulnerabilities of the pinned packages, in an environment of its own; asks the package index, which must have advisories
 	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'; }
 	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+reproduce-%: $(STAMP) ## a study of tune_configs/reproduce/, like reproduce-growth (an hour or two on two cores; goes on where it stopped)
+	$(BIN)/raystage reproduce tune_configs/reproduce/$*.yaml
 
 bench: $(STAMP) ## the benchmarks of the CPU (half an hour)
 	$(BIN)/python -m tests.bench

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import rich.console
 import typer
 
-from raystage import cluster_commands
+from raystage import cluster_commands, study_command
 from raystage.config import Config, ConfigError, load
 from raystage.config.grow import Grow, read_target
 from raystage.config.names import shortened
@@ -20,6 +20,7 @@ from raystage.config.redact import redacted
 from raystage.config.reference import key_table
 from raystage.config.replay import Replay, read_pacing
 from raystage.config.search import Search, read_search
+from raystage.config.study import StudyKeys
 from raystage.quiet import quiet_environment
 from raystage.runtime.secrets_file import load_secrets
 
@@ -68,6 +69,9 @@ def main() -> None:
 def _key_list(root: type) -> str:
     lines = (f"{key}  ({allowed}; default {default})  {text}" for key, allowed, default, text in key_table(root))
     return "Keys:\n\n" + "\n\n".join(lines)
+
+
+app.command(epilog=_key_list(StudyKeys))(study_command.reproduce)
 
 
 @app.command(epilog=_key_list(Config))

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,15 @@ def applied(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]
         _apply(merged, override)
     nested: dict[str, Any] = plain(merged, "configuration")  # overrides nest too
     return nested
+
+
+def as_overrides(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A mapping of keys, dotted or nested, as `key=value` overrides."""
+    for leaf, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from as_overrides(value, f"{prefix}{leaf}.")
+        else:
+            yield f"{prefix}{leaf}={json.dumps(value)}"
 
 
 def to_tree(config: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The keys of `raystage tune`: a base configuration with overrides, a space in its keys, a strategy, an objective, constraints."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from raystage.config.errors import ConfigError
 from raystage.config.fields import STRICT, NonNegative, Positive
-from raystage.config.load import applied, load, validated
+from raystage.config.load import applied, as_overrides, load, validated
 from raystage.config.names import NAME
 from raystage.config.parse import parse
 from raystage.config.schema import Config
@@ -100,18 +99,9 @@ def read_search(path: Path, overrides: Iterable[str] = ()) -> tuple[Search, Spac
     search = validated(Search, tree, (), HELP)
     if not isinstance(changes, Mapping):
         raise ConfigError("overrides: must be a mapping of keys of the base to values, like training.batch_tokens: 2048")
-    base, space = load(search.base, list(_overrides("", changes))), read_space(space_tree)
+    base, space = load(search.base, list(as_overrides(changes))), read_space(space_tree)
     _check(search)
     return search, space, base
-
-
-def _overrides(prefix: str, tree: Mapping[str, Any]) -> Iterator[str]:
-    """A mapping of keys, dotted or nested, as `key=value` overrides."""
-    for leaf, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _overrides(f"{prefix}{leaf}.", value)
-        else:
-            yield f"{prefix}{leaf}={json.dumps(value)}"
 
 
 def _check(search: Search) -> None:

@@ -10,7 +10,7 @@ from raystage.config import Config
 from raystage.config.search import Constraints, Objective
 from raystage.models.count import flops_per_token
 from raystage.tracking.records import Record, RunRecords
-from raystage.tuning.trial_config import target_of
+from raystage.training.target_cost import target_spec
 
 Status = Literal["done", "ended early", "failed"]
 _CLOCKS = {"compute": "flops", "tokens": "tokens_seen", "seconds": "time_s"}
@@ -65,7 +65,7 @@ def outcome_of(run_dir: Path, config: Config, objective: Objective, constraints:
     value = _value(records.val, objective)
     if status == "done" and value is None and rejected is None:
         rejected = f"validation loss {objective.loss} was not reached" if objective.kind == "time_to_loss" else "no validation"
-    per_row = config.model.context_length * flops_per_token(target_of(config), config.model.context_length) / 3
+    per_row = config.model.context_length * flops_per_token(target_spec(config), config.model.context_length) / 3
     return Outcome(
         status=status,
         value=value,

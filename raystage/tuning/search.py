@@ -26,6 +26,7 @@ from raystage.runtime.ray_cluster import connect
 from raystage.runtime.ray_nodes import ray_nodes
 from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import RunRecords
+from raystage.training.target_cost import target_spec
 from raystage.training.worker_range import all_ranges
 from raystage.tuning.best import write_best
 from raystage.tuning.book import TRIALS_FILE, Book
@@ -36,7 +37,7 @@ from raystage.tuning.searcher import BookSearcher, scheduler_of
 from raystage.tuning.strategies import strategy_of
 from raystage.tuning.summary import Summary, summary_of
 from raystage.tuning.trial import Job, needs_of, run_trial
-from raystage.tuning.trial_config import Trial, TrialConfigs, check_space, target_of
+from raystage.tuning.trial_config import Trial, TrialConfigs, check_space
 
 Show = Callable[[Book, set[str]], None]
 _MANY, _CLEAN_EVERY_S = 10**6, 1.0
@@ -205,7 +206,7 @@ def _horizon_tokens(configs: TrialConfigs) -> float:
     if duration.unit == "tokens":
         return duration.amount
     if duration.unit == "flops":
-        return duration.amount / flops_per_token(target_of(base), base.model.context_length)
+        return duration.amount / flops_per_token(target_spec(base), base.model.context_length)
     if duration.unit == "steps":
         return duration.amount * base.training.batch_tokens
     raise ConfigError("strategy.kind=asha: ends trials by tokens, and the horizon is in hours; give it in tokens, steps or flops")

@@ -14,10 +14,8 @@ from raystage.config.redact import holds_secret
 from raystage.config.search import Search
 from raystage.config.search_space import Point, Space, overrides_of
 from raystage.models.count import flops_per_token
-from raystage.models.family import ModelSpec
 from raystage.tracking.mlflow_client import absolute_uri
-from raystage.training.policy import plan_of
-from raystage.training.stage_model import spec_of, vocab_size_of
+from raystage.training.target_cost import as_text, in_flops, target_spec
 
 START, WARMUP = "pacing.lengths", "pacing.warmup.fraction"  # what the lightweight strategy searches
 _LIGHTWEIGHT_HORIZON = "3 warmups"
@@ -131,21 +129,7 @@ def given_alike(search: Search, base: Config) -> str:
         raise ConfigError(
             f"objective.per={per}: training.duration={text!r} of the base does not say how much that is; give {' or '.join(sorted(fits))}"
         )
-    return text if per != "compute" else _as_text(_in_flops(duration, base))
-
-
-def _in_flops(duration: Duration, base: Config) -> Duration:
-    """Steps or tokens as what the target at full context spends on them."""
-    if duration.unit == "flops":
-        return duration
-    tokens = duration.amount * (base.training.batch_tokens if duration.unit == "steps" else 1)
-    return Duration(float(f"{tokens * flops_per_token(target_of(base), base.model.context_length):.4g}"), "flops")
-
-
-def target_of(config: Config) -> ModelSpec:
-    """The model that the run ends with."""
-    vocab_size = config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
-    return spec_of(config, plan_of(config).shapes()[-1], vocab_size, eot_id=0)
+    return text if per != "compute" else as_text(in_flops(duration, base))
 
 
 def check_space(search: Search, space: Space, configs: TrialConfigs) -> None:
@@ -180,7 +164,7 @@ def _rhythm(stop_at: str | None, base: Config, search: Search) -> list[str]:
     per_step = {
         "steps": 1.0,
         "tokens": float(training.batch_tokens),
-        "flops": training.batch_tokens * flops_per_token(target_of(base), base.model.context_length),
+        "flops": training.batch_tokens * flops_per_token(target_spec(base), base.model.context_length),
     }
     overrides = [f"training.stop_at={stop_at}", "training.preflight=false"]  # it would rehearse stages that the trial never sees
     if duration.unit == "hours":
@@ -203,9 +187,9 @@ def _horizon(search: Search, base: Config) -> str | None:
         horizon = None
     if horizon is not None and horizon.unit in ("steps", "tokens") and search.objective.per == "compute":
         # points are compared at equal compute; the lightweight strategy asks for stability alone, in the same steps
-        return _as_text(horizon if search.strategy.kind == "lightweight" else _in_flops(horizon, base))
+        return as_text(horizon if search.strategy.kind == "lightweight" else in_flops(horizon, base))
     if horizon is not None:
-        return _as_text(horizon)
+        return as_text(horizon)
     raise ConfigError(
         f"strategy.horizon={text!r}: must be so many warmups of the learning rate (the base has "
         f"training.schedule.warmup_steps={base.training.schedule.warmup_steps}), a share of the run up to 100%, or like '150 steps'"
@@ -221,11 +205,6 @@ def _duration_of(text: str, base: Config) -> Duration | None:
         return Duration(whole.amount * amount / 100, whole.unit) if 0 < amount <= 100 else None
     steps = round(amount * base.training.schedule.warmup_steps)
     return Duration(steps, "steps") if steps else None
-
-
-def _as_text(duration: Duration) -> str:
-    amount = max(1, round(duration.amount)) if duration.unit == "steps" else duration.amount
-    return f"{amount:.12g} {duration.unit}"
 
 
 def spread_over(points: Sequence[Point], seeds: Sequence[int]) -> list[Trial]:

@@ -1,0 +1,1 @@
+"""Studies: arms compared under one protocol, every figure from run folders."""

@@ -1,0 +1,157 @@
+"""Runs what a study needs, some runs side by side, each in a process of its own; what has ended is not run again."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess  # nosec B404  # this package's own module, no shell
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+
+from raystage.config.study import Study
+from raystage.studies.one_run import DONE, FAILED, STOPPED
+from raystage.studies.runs import StudyRun, due_runs
+from raystage.studies.study_folder import StudyFolder
+
+_POLL_S = 0.2
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    run: StudyRun
+    slot: int
+    process: "subprocess.Popen[bytes]"
+
+
+def run_study(study: Study, say: Say) -> bool:
+    """Runs what is missing. False where runs are left: it was stopped (Ctrl-C), with their checkpoints, or one was killed."""
+    folder = StudyFolder(study)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    pool = _Pool(folder, say)
+    with _asked_to_stop() as asked:
+        while True:
+            if asked.is_set():
+                pool.stop()
+            else:
+                pool.start_due()
+            if not pool.running:
+                return not (asked.is_set() or pool.left)
+            time.sleep(_POLL_S)
+            pool.take_ended()
+
+
+class _Pool:
+    """`left`: runs that ended by what was not their own doing, which the next call tries again."""
+
+    def __init__(self, folder: StudyFolder, say: Say) -> None:
+        self._folder, self._study, self._say = folder, folder.study, say
+        self._losses = folder.losses()
+        self._n_before, self._begin_s = len(self._losses), time.monotonic()
+        self._slots = set(range(slots_of(self._study)))
+        self._is_stopping = False
+        self.running: list[_Running] = []
+        self.left: set[StudyRun] = set()
+        if self._losses:
+            say(f"going on with study {self._study.name!r}: {self._n_before} runs have ended")
+
+    def start_due(self) -> None:
+        known = {each.run for each in self.running} | self.left
+        due = [run for run in due_runs(self._study, self._losses) if run not in known]
+        free = sorted(self._slots - {each.slot for each in self.running})
+        self.running += [self._start(run, slot) for run, slot in zip(due, free, strict=False)]
+
+    def stop(self) -> None:
+        """Asks each run once for a checkpoint and its end: a second signal would end it without."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            for each in self.running:
+                each.process.send_signal(signal.SIGINT)
+
+    def take_ended(self) -> None:
+        for each in [each for each in self.running if each.process.poll() is not None]:
+            self.running.remove(each)
+            code, run = each.process.returncode, each.run
+            if code == DONE:
+                self._losses[run] = self._folder.loss(run)
+            elif code == FAILED:
+                self._losses[run] = None
+                self._folder.keep_failure(run)
+            else:
+                self.left.add(run)
+            self._say(self._line(run, code))
+
+    def _line(self, run: StudyRun, code: int) -> str:
+        if code == STOPPED:
+            return f"{run.name}: stopped with a checkpoint"
+        if code not in (DONE, FAILED):
+            return f"{run.name}: ended with code {code}: {self._folder.last_words(run)}; the same command goes on with it"
+        loss = self._losses[run]
+        how = f"failed: {self._folder.last_words(run)}" if code == FAILED else "loss not finite" if loss is None else f"{loss:.4f}"
+        n_ended, most = len(self._losses), _most_runs(self._study)
+        hours = (time.monotonic() - self._begin_s) / 3600 * (most - n_ended) / max(1, n_ended - self._n_before)
+        return f"{run.name}: {how}; {n_ended} runs of at most {most}, at most {hours:.1f} hours left"
+
+    def _start(self, run: StudyRun, slot: int) -> _Running:
+        folder, study = self._folder, self._study
+        for path in (folder.of(run), folder.log_of(run).parent):
+            path.mkdir(parents=True, exist_ok=True)
+        config = folder.of(run) / "study_run.yaml"
+        config.write_text(folder.text_of(run))
+        zeroshot = study.keys.zeroshot
+        measured = [json.dumps(dataclasses.asdict(zeroshot))] if zeroshot.texts or zeroshot.lambada else []
+        environment = os.environ | {"OMP_NUM_THREADS": str(_threads(study))}
+        if study.base.runtime.device == "cuda":
+            environment["CUDA_VISIBLE_DEVICES"] = str(slot)
+        with folder.log_of(run).open("a") as log:
+            command = [sys.executable, "-m", "raystage.studies.one_run", str(config), str(os.getpid()), *measured]
+            # a session of its own: Ctrl-C in the terminal is passed on once, by `stop`
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)  # nosec B603
+        return _Running(run, slot, process)
+
+
+def slots_of(study: Study) -> int:
+    """How many runs go side by side."""
+    if study.keys.at_once is not None:
+        return study.keys.at_once
+    if study.base.runtime.device == "cuda":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return max(1, (os.cpu_count() or 1) // _threads(study))
+
+
+def _threads(study: Study) -> int:
+    return study.base.runtime.threads_per_worker or 1
+
+
+def _most_runs(study: Study) -> int:
+    """A trial with the first seed counts again where its rate is chosen."""
+    keys = study.keys
+    n_tried = sum(arm.keys.rate_of is None for arm in study.arms)
+    return n_tried * (len(keys.learning_rates) - 1) + len(study.arms) * len(keys.seeds)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set by the first SIGINT or SIGTERM; a second one ends this process as ever, and the runs follow it."""
+    asked = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def ask(number: int, frame: types.FrameType | None) -> None:
+        asked.set()
+        for each in numbers:
+            signal.signal(each, before[each])
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])

@@ -1,0 +1,77 @@
+"""The picture of a study: validation losses over compute or tokens, and where every arm ends."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from raystage.config.study import Study
+from raystage.report import style
+from raystage.report.digest import Digest
+from raystage.studies.equal_loss import Curve, smoothed
+from raystage.studies.results import ArmResult, Digests, final_loss, flops_of
+from raystage.studies.runs import Losses, runs_of
+
+_LABELS = {"flops": "compute [FLOPs]", "tokens_seen": "tokens seen"}
+_LOWEST_SHARE = 0.15  # of the longest run: before, all curves fall steeply and the differences are not to be seen
+
+
+def save_figure(study: Study, losses: Losses, digests: Digests, results: Sequence[ArmResult], path: Path) -> None:
+    """One PNG of two panels."""
+    own = {arm.name: [digests[run] for run in runs_of(study, arm.name, losses)] for arm in study.arms}
+    with style.applied():
+        figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained", facecolor="white")
+        curves, ends = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        _draw_curves(curves, study, own)
+        _draw_ends(ends, study, own)
+        handles, labels = ends.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))))
+        figure.savefig(path, metadata={"Software": None})
+
+
+def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) -> None:
+    """Mean over seeds, and the span of them where they validate at the same places."""
+    x_key, lowest, last = study.keys.axis, [], 0.0
+    for index, digests in enumerate(own.values()):
+        colour, dash = style.run_style(index)
+        curves = [smoothed(Curve(val[x_key], val["val_loss"])) for val in (digest.val.known("val_loss") for digest in digests)]
+        for curve in curves:
+            axes.plot(curve.flops, curve.losses, color=colour, linestyle=dash, linewidth=1.1, alpha=0.75)
+            last = max(last, float(curve.flops[-1]))
+            lowest.append(curve)
+    axes.set_title("Validation loss, a line a seed")
+    axes.set_xlabel(_LABELS[x_key])
+    axes.set_ylabel("validation loss [nats a token]")
+    if lowest:
+        shown = [curve.losses[curve.flops >= _LOWEST_SHARE * last] for curve in lowest]
+        values = np.concatenate([losses for losses in shown if len(losses)])
+        axes.set_xlim(_LOWEST_SHARE * last, 1.02 * last)
+        axes.set_ylim(0.995 * values.min(), 1.01 * values.max())
+
+
+def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) -> None:
+    for index, (name, digests) in enumerate(own.items()):
+        if digests:
+            colour, _ = style.run_style(index)
+            flops, losses = [flops_of(digest) for digest in digests], [final_loss(digest) for digest in digests]
+            axes.plot(flops, losses, ".", color=colour, markersize=4, alpha=0.6)
+            axes.errorbar(
+                np.mean(flops),
+                np.mean(losses),
+                yerr=np.std(losses, ddof=1) if len(losses) > 1 else None,
+                color=colour,
+                marker=style.run_marker(index),
+                markersize=6,
+                capsize=3,
+                linestyle="none",
+                label=name,
+            )
+    reference = [own[name] for name in study.keys.reference if own.get(name)] if study.keys.reference != "curve" else []
+    if len(reference) > 1:
+        points = sorted((np.mean([flops_of(d) for d in digests]), np.mean([final_loss(d) for d in digests])) for digests in reference)
+        axes.plot([x for x, _ in points], [y for _, y in points], color=style.MUTED, linewidth=1.0, zorder=0)
+    axes.set_title("Where each ends: mean and deviation over seeds")
+    axes.set_xlabel(_LABELS["flops"])
+    axes.set_xscale("log")

@@ -1,0 +1,44 @@
+"""The command that runs a study; nothing else."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import rich.console
+import typer
+
+from raystage.config.redact import redacted
+from raystage.config.study import read_study
+
+_terminal = rich.console.Console(highlight=False)
+
+
+def reproduce(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file, like tune_configs/reproduce/growth.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="like seeds=[1] arms.ramp.budget=50%")] = None,
+    size: Annotated[str, typer.Option(help="one of the file's sizes")] = "small",
+    out: Annotated[Path | None, typer.Option(help="folder for the page, the picture and the numbers; default: the study's report")] = None,
+    only_report: Annotated[bool, typer.Option("--only-report", help="of the runs that have ended; train nothing")] = False,
+) -> None:
+    """Run a study, or go on with it: every arm at its best learning rate with several seeds; then a page, a picture, the numbers."""
+    wanted = read_study(study, size, overrides or ())
+    from raystage.runtime.driver import prepare_corpus
+    from raystage.studies.execute import run_study
+    from raystage.studies.report import build_study_report
+    from raystage.studies.study_folder import StudyFolder
+    from raystage.tracking.progress_bars import progress_bars
+
+    finished = True
+    if not only_report:
+        with progress_bars(_terminal) as progress:
+            prepare_corpus(wanted.base, progress, _say)
+        finished = run_study(wanted, _say)
+    command = " ".join(["raystage reproduce", str(study), *(overrides or ()), f"--size {size}"])
+    _say(f"report: {build_study_report(wanted, out or StudyFolder(wanted).path / 'report', command)}")
+    if not finished:
+        print("raystage: runs are left; the same command goes on", file=sys.stderr)
+        sys.exit(1)
+
+
+def _say(line: str) -> None:
+    _terminal.print(redacted(line), markup=False, soft_wrap=True)

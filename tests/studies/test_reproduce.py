@@ -1,0 +1,130 @@
+"""A study for real: the command, runs in processes of their own, a stop, a kill, a failure, the page."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raystage.config.study import Study
+from raystage.studies.execute import run_study
+from raystage.studies.one_run import FINISHED_FILE
+from raystage.studies.report import build_study_report
+from raystage.studies.runs import StudyRun
+from raystage.studies.study_folder import StudyFolder
+from tests.studies.made_study import NO_PACING, made_study, write_study
+
+COMMAND = [sys.executable, "-c", "from raystage.cli import main; main()", "reproduce"]
+SIZES: dict[str, Any] = {"tiny": {"pacing": NO_PACING, "training.duration": "8192 tokens", "validation.every_steps": 4}}
+ARMS: dict[str, Any] = {
+    "static": {},
+    "half": {"budget": "50% tokens", "rate_of": "static"},
+    "grown": {"shares": {"depths": ["1/2", 1]}, "set": {"pacing": {"rule": "table", "at": [0.5]}}},
+    "wild": {"set": {"training.optimizer": {"kind": "sgd", "weight_decay": 1e30}, "pacing.guard.non_finite": "stop"}},
+}
+CHANGES: dict[str, Any] = {"learning_rates": [1.0], "sizes": SIZES, "arms": ARMS, "reference": ["half", "static"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Study:
+    return made_study(folder, **CHANGES)
+
+
+def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    path = write_study(folder, **CHANGES)
+    return subprocess.Popen([*COMMAND, str(path), "--size", "tiny", *words], cwd=folder, text=True, stdout=-1, stderr=-2)
+
+
+def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> None:
+    home = StudyFolder(study)
+    first = start(folder)
+    wait_for(lambda: (home.of(StudyRun("static", 1.0, 1)) / "metrics.jsonl").exists(), first)
+    first.send_signal(signal.SIGINT)
+    said, _ = first.communicate(timeout=120)
+    assert first.returncode == 1, said
+    assert "stopped with a checkpoint" in said
+    assert "runs are left; the same command goes on" in said
+
+    second = start(folder)
+    said, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, said
+    assert "wild_lr-x1_seed-1: failed" in said
+    losses = home.losses()
+    assert {run.arm for run in losses} == {"static", "half", "grown", "wild"}
+    assert [run.arm for run, loss in losses.items() if loss is None] == ["wild"]
+    assert home.last_words(StudyRun("wild", 1.0, 1)) in said
+
+    again: list[str] = []
+    assert run_study(study, again.append)
+    assert again == ["going on with study 'made-tiny': 7 runs have ended"]
+    check_page((home.path / "report" / "made-tiny.md").read_text(), json.loads((home.path / "report" / "made-tiny.json").read_text()))
+
+
+def check_page(page: str, results: list[dict[str, Any]]) -> None:
+    rows = {line.split("**")[1]: line for line in page.splitlines() if line.startswith("| **")}
+    by_name = {result["name"]: result for result in results}
+    assert f"{sum(by_name['static']['loss']['values']) / 2:.4f}" in rows["static"]
+    assert "| 100.0% |" in rows["static"]
+    assert "| 0.00M |" not in rows["half"]
+    assert by_name["half"]["tokens"]["values"] == [4096.0, 4096.0]
+    assert 0.5 < by_name["grown"]["share"]["values"][0] < 0.9
+    assert "**wild**: no run of it has ended well" in page
+
+
+def test_a_damaged_or_changed_run_is_run_again(folder: Path, study: Study) -> None:
+    home, run = StudyFolder(study), StudyRun("half", 1.0, 2)
+    assert run in home.losses()
+    (home.of(run) / FINISHED_FILE).write_text("another configuration")
+    assert run not in home.losses()
+
+
+def test_the_runs_of_a_study_that_was_killed_end_too(folder: Path, study: Study) -> None:
+    longer = {"tiny": {**SIZES["tiny"], "training.duration": "1000000 tokens"}}
+    path = write_study(folder, **{**CHANGES, "name": "killed", "sizes": longer})
+    process = subprocess.Popen([*COMMAND, str(path), "--size", "tiny"], cwd=folder)
+    home = StudyFolder(made_study(folder, **{**CHANGES, "name": "killed", "sizes": longer}))
+    run = StudyRun("static", 1.0, 1)
+    wait_for(lambda: (home.of(run) / "metrics.jsonl").exists(), process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(f"{home.path}/runs" in words for words in command_lines()):
+        assert time.monotonic() < deadline, "a run has outlived its study"
+        time.sleep(0.2)
+    assert any((home.of(run) / "checkpoints").iterdir())
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[Any]") -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def command_lines() -> list[str]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                found.append(Path("/proc", name, "cmdline").read_bytes().decode(errors="replace"))
+            except OSError:
+                continue
+    return found
+
+
+def test_a_report_before_any_run_has_ended(tmp_path: Path) -> None:
+    page = build_study_report(made_study(tmp_path), tmp_path / "out", "raystage reproduce").read_text()
+    assert "no run of it has ended well" in page
+    assert (tmp_path / "out" / "made-tiny.png").stat().st_size > 10_000

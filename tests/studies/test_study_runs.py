@@ -1,0 +1,77 @@
+"""Which runs a study needs, and what each is given."""
+
+from pathlib import Path
+
+import pytest
+
+from raystage.studies.runs import Losses, StudyRun, chosen_factor, config_of, due_runs, is_at_edge, runs_of
+from tests.studies.made_study import made_study
+
+
+def run(arm: str, factor: float, seed: int = 1) -> StudyRun:
+    return StudyRun(arm, factor, seed)
+
+
+TRIED: dict[StudyRun, float | None] = {run("static", 0.5): 3.0, run("static", 1.0): 2.0, run("depth", 0.5): 2.5, run("depth", 1.0): 2.6}
+
+
+def test_first_every_rate_with_the_first_seed(tmp_path: Path) -> None:
+    due = due_runs(made_study(tmp_path), {})
+    assert due == [run("static", 0.5), run("static", 1.0), run("depth", 0.5), run("depth", 1.0)]
+
+
+def test_then_the_best_rate_with_all_seeds_and_arms_that_take_anothers(tmp_path: Path) -> None:
+    study = made_study(tmp_path)
+    due = due_runs(study, TRIED)
+    assert due == [run("half", 1.0), run("static", 1.0, 2), run("half", 1.0, 2), run("depth", 0.5, 2)]
+    assert due_runs(study, {**TRIED, **dict.fromkeys(due, 2.0)}) == []
+
+
+def test_an_arm_begins_its_seeds_when_its_own_rates_are_known(tmp_path: Path) -> None:
+    losses = {each: loss for each, loss in TRIED.items() if each.arm == "static"}
+    assert due_runs(made_study(tmp_path), losses)[:2] == [run("depth", 0.5), run("depth", 1.0)]
+    assert run("static", 1.0, 2) in due_runs(made_study(tmp_path), losses)
+
+
+def test_a_rate_that_failed_is_not_chosen_and_an_arm_that_always_fails_has_none(tmp_path: Path) -> None:
+    study = made_study(tmp_path)
+    losses: Losses = {**TRIED, run("static", 1.0): None}
+    assert chosen_factor(study, "static", losses) == chosen_factor(study, "half", losses) == 0.5
+    losses = {**TRIED, run("depth", 0.5): None, run("depth", 1.0): None}
+    assert chosen_factor(study, "depth", losses) is None
+    assert all(each.arm != "depth" for each in due_runs(study, losses))
+
+
+def test_failed_seeds_do_not_count(tmp_path: Path) -> None:
+    losses: Losses = {**TRIED, run("static", 1.0, 2): None}
+    assert runs_of(made_study(tmp_path), "static", losses) == [run("static", 1.0)]
+
+
+def test_a_best_rate_among_those_tried_is_no_edge(tmp_path: Path) -> None:
+    study = made_study(tmp_path, learning_rates=[1.0, 0.5, 2.0])
+    assert [is_at_edge(study, factor) for factor in (0.5, 1.0, 2.0)] == [True, False, True]
+    assert not is_at_edge(made_study(tmp_path, learning_rates=[1.0]), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "duration"),
+    [
+        ("100% tokens", "8192 tokens"),
+        ("50% tokens", "4096 tokens"),
+        ("50% steps", "16 steps"),
+        # 8,192 tokens x (6 (2 layers x 12 x 32^2 + 32 x 320) + 6 x 2 layers x 32 channels x 32 tokens)
+        ("50% flops", f"{float(f'{8192 * (6 * (2 * 12 * 32**2 + 32 * 320) + 6 * 2 * 32 * 32):.4g}') / 2:.12g} flops"),
+    ],
+)
+def test_budgets(tmp_path: Path, budget: str, duration: str) -> None:
+    arms = {"static": {"budget": budget}}
+    config = config_of(made_study(tmp_path, arms=arms), StudyRun("static", 2.0, 5), str(tmp_path))
+    assert config.training.duration == duration
+    assert (config.training.optimizer.lr, config.seed) == (0.01, 5)
+
+
+def test_steps_become_tokens_where_an_arm_is_given_tokens(tmp_path: Path) -> None:
+    study = made_study(
+        tmp_path, sizes={"tiny": {"pacing": {"rule": "constant", "lengths": None, "depths": None, "widths": None, "at": None}}}
+    )
+    assert config_of(study, run("static", 1.0), "x").training.duration == f"{60 * 256} tokens"
