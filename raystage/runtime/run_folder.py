@@ -57,7 +57,9 @@ class RunFolder:
         path = self.path / _CONFIG
         changes: list[dict[str, Any]] = []
         if path.is_file():
-            before, after = flat(yaml.safe_load(path.read_text())), flat(to_tree(config))
+            before, after, default = flat(yaml.safe_load(path.read_text())), flat(to_tree(config)), flat(to_tree(Config()))
+            # a key that was not there yet when the run began had what is its default
+            before |= {key: default[key] for key in after if key not in before and key in default}
             keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
             changes = [{"key": key, "before": before.get(key), "after": after.get(key)} for key in keys]
         for change in changes:

@@ -12,6 +12,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 
+from raystage.config import dump
 from raystage.config.study import Study
 from raystage.studies.one_run import DONE, FAILED, STOPPED
 from raystage.studies.runs import StudyRun, due_runs
@@ -101,7 +102,7 @@ class _Pool:
         for path in (folder.of(run), folder.log_of(run).parent):
             path.mkdir(parents=True, exist_ok=True)
         config = folder.of(run) / "study_run.yaml"
-        config.write_text(folder.text_of(run))
+        config.write_text(dump(folder.config_of(run)))
         zeroshot = study.keys.zeroshot
         measured = [json.dumps(dataclasses.asdict(zeroshot))] if zeroshot.texts or zeroshot.lambada else []
         environment = os.environ | {"OMP_NUM_THREADS": str(_threads(study))}

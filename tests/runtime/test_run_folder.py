@@ -46,3 +46,15 @@ def test_other_keys_are_refused_with_both_values(tmp_path: Path, override: str, 
     with pytest.raises(ConfigError, match=f"{key}={after}: run 'a' began with {before}"):
         folder.accept(config(tmp_path, override))
     assert after not in [line.split()[-1] for line in (folder.path / "config.yaml").read_text().splitlines() if key.split(".")[-1] in line]
+
+
+def test_a_key_that_is_younger_than_the_run_had_its_default(tmp_path: Path) -> None:
+    folder = RunFolder.of(config(tmp_path))
+    folder.path.mkdir()
+    folder.accept(config(tmp_path))
+    path = folder.path / "config.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "precision:" not in line))
+    assert folder.accept(config(tmp_path)) == []
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "precision:" not in line))
+    with pytest.raises(ConfigError, match=r"training\.precision=bf16: run 'a' began with float32"):
+        folder.accept(config(tmp_path, "training.precision=bf16"))

@@ -28,7 +28,7 @@ ARMS: dict[str, Any] = {
     "grown": {"shares": {"depths": ["1/2", 1]}, "set": {"pacing": {"rule": "table", "at": [0.5]}}},
     "wild": {"set": {"training.optimizer": {"kind": "sgd", "weight_decay": 1e30}, "pacing.guard.non_finite": "stop"}},
 }
-CHANGES: dict[str, Any] = {"learning_rates": [1.0], "sizes": SIZES, "arms": ARMS, "reference": ["half", "static"]}
+CHANGES: dict[str, Any] = {"learning_rates": [1.0], "seeds": [1], "sizes": SIZES, "arms": ARMS, "reference": ["half", "static"]}
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +67,30 @@ def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> Non
 
     again: list[str] = []
     assert run_study(study, again.append)
-    assert again == ["going on with study 'made-tiny': 7 runs have ended"]
+    assert again == ["going on with study 'made-tiny': 4 runs have ended"]
     check_page((home.path / "report" / "made-tiny.md").read_text(), json.loads((home.path / "report" / "made-tiny.json").read_text()))
 
 
 def check_page(page: str, results: list[dict[str, Any]]) -> None:
     rows = {line.split("**")[1]: line for line in page.splitlines() if line.startswith("| **")}
     by_name = {result["name"]: result for result in results}
-    assert f"{sum(by_name['static']['loss']['values']) / 2:.4f}" in rows["static"]
+    assert f"{sum(by_name['static']['loss']['values']):.4f}" in rows["static"]
     assert "| 100.0% |" in rows["static"]
     assert "| 0.00M |" not in rows["half"]
-    assert by_name["half"]["tokens"]["values"] == [4096.0, 4096.0]
+    assert by_name["half"]["tokens"]["values"] == [4096.0]
     assert 0.5 < by_name["grown"]["share"]["values"][0] < 0.9
     assert "**wild**: no run of it has ended well" in page
 
 
-def test_a_damaged_or_changed_run_is_run_again(folder: Path, study: Study) -> None:
-    home, run = StudyFolder(study), StudyRun("half", 1.0, 2)
-    assert run in home.losses()
-    (home.of(run) / FINISHED_FILE).write_text("another configuration")
-    assert run not in home.losses()
+def test_a_run_counts_under_its_own_configuration_alone(folder: Path, study: Study) -> None:
+    home, run = StudyFolder(study), StudyRun("half", 1.0, 1)
+    mark = home.of(run) / FINISHED_FILE
+    text = mark.read_text()
+    mark.write_text("".join(line for line in text.splitlines(keepends=True) if "precision:" not in line))
+    assert run in home.losses(), "a key that was not there yet"
+    for other in (text.replace("batch_tokens: 256", "batch_tokens: 512"), "no configuration", ": ["):
+        mark.write_text(other)
+        assert run not in home.losses()
 
 
 def test_the_runs_of_a_study_that_was_killed_end_too(folder: Path, study: Study) -> None:
