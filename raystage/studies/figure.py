@@ -74,4 +74,3 @@ def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) ->
         axes.plot([x for x, _ in points], [y for _, y in points], color=style.MUTED, linewidth=1.0, zorder=0)
     axes.set_title("Where each ends: mean and deviation over seeds")
     axes.set_xlabel(_LABELS["flops"])
-    axes.set_xscale("log")
