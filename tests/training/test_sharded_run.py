@@ -1,6 +1,5 @@
 """FSDP2 on gloo ranks: the losses of DDP and of one rank, through growth; shards that any strategy and number of ranks reads."""
 
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +11,18 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from transformers import AutoModelForCausalLM
 
-from raystage.config import Config, ConfigError
+from raystage.config import ConfigError
 from raystage.data.corpus import Corpus
-from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.export import export
 from raystage.runtime.grow_source import open_source
 from raystage.runtime.run_folder import RunFolder
-from raystage.runtime.worker import run_rank
 from raystage.tracking.records import RunRecords
 from raystage.training import transition
 from raystage.training.checkpoint import CheckpointError, CheckpointStore, load_tensors
-from raystage.training.ports import Ending
 from tests.gang import Gang, GangError, gang_of
+from tests.training.gang_run import assert_same_run, train, train_rank
 from tests.training.made_run import assign, configure, losses, train_here
 
 # 8 sequences a step over 2 and 3 ranks, 2 at a time: unequal numbers of micro-batches; rows of validation and probe alike
@@ -61,31 +58,6 @@ def alone(folder: Path) -> RunRecords:
 def sharded(folder: Path, two: Gang) -> RunRecords:
     """The run on two ranks under FSDP."""
     return train(two, configure(folder, ["name=sharded", *PLAN, FSDP]))
-
-
-def train(gang: Gang | None, config: Config, stop_after: int | None = None) -> RunRecords:
-    """Trains on the gang's ranks, or on one in this process; stopped at a boundary after so many."""
-    assignment = assign(config)
-    if gang is None:
-        _train_rank(Ranks(), assignment, stop_after)
-    else:
-        gang(_train_rank, assignment, stop_after)
-    return RunRecords.load(assignment.run_dir)
-
-
-def _train_rank(ranks: Ranks, assignment: Assignment, stop_after: int | None) -> Ending:
-    stop_step = math.inf if stop_after is None else stop_after * assignment.config.pacing.check_every_steps
-    return run_rank(assignment, pick_device("cpu"), ranks, threads=1, asked=lambda step, position: "stop" if step >= stop_step else None)
-
-
-def assert_same_run(ours: RunRecords, other: RunRecords, rel: float = 1e-5) -> None:
-    assert [r["step"] for r in ours.train] == [r["step"] for r in other.train]
-    for key in ("loss", "grad_norm", "second_moment", "probe_loss"):
-        for mine, theirs in zip(ours.train, other.train, strict=True):
-            wide = rel if key in ("loss", "probe_loss") else 100 * rel
-            assert mine[key] == (None if theirs[key] is None else pytest.approx(theirs[key], rel=wide)), (key, mine["step"])
-    assert [v["val_loss"] for v in ours.val] == pytest.approx([v["val_loss"] for v in other.val], rel=rel)
-    assert [(d["kind"], d["outcome"]) for d in ours.decisions] == [(d["kind"], d["outcome"]) for d in other.decisions]
 
 
 def test_fsdp_ddp_and_one_rank_have_the_same_losses(folder: Path, alone: RunRecords, sharded: RunRecords, two: Gang, three: Gang) -> None:
@@ -210,7 +182,7 @@ def _train_with_full_disk(ranks: Ranks, assignment: Assignment) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if ranks.rank == 1:
             patch.setattr(HuggingFaceStorageWriter, "write_data", write_data)
-        _train_rank(ranks, assignment, None)
+        train_rank(ranks, assignment)
 
 
 def test_a_growth_that_moves_the_loss_is_undone(folder: Path, two: Gang) -> None:
@@ -233,7 +205,7 @@ def _train_with_broken_growth(ranks: Ranks, assignment: Assignment) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transition, "grow_sharded", broken)
-        _train_rank(ranks, assignment, None)
+        train_rank(ranks, assignment)
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
