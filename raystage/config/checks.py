@@ -116,6 +116,10 @@ def _check_device(config: Config) -> None:
         return
     if training.strategy == "fsdp":
         raise ConfigError("training.strategy=fsdp: is torch's own, which runtime.device=xla does not know; use ddp")
+    if training.reduce_precision == "bf16":
+        raise ConfigError(
+            "training.reduce_precision=bf16: with runtime.device=xla gradients are added up inside of the program, in float32; use float32"
+        )
     if training.optimizer.kind == "adafactor":
         raise ConfigError(
             "training.optimizer.kind=adafactor: reads norms to the host in each step, so runtime.device=xla would wait; use adamw"

@@ -159,6 +159,10 @@ class Training:
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="bf16: autocast where the device has it; weights stay float32"
     )
+    reduce_precision: Literal["float32", "bf16"] = Field(
+        default="float32",
+        description="of gradients that travel between workers; bf16: half as many bytes, and sums as coarse as that (not on xla)",
+    )
     compile: bool = Field(default=False, description="torch.compile the model")
     optimizer: Optimizer = Field(default=Optimizer(), description="how gradients become steps")
     schedule: Schedule = Field(default=Schedule(), description="learning rate")

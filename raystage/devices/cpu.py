@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from raystage.devices.data_parallel import data_parallel
+from raystage.devices.device import Precision
 from raystage.devices.eager import Eager
 from raystage.devices.host_memory import keep_freed_memory
 from raystage.devices.profile import TorchProfile
@@ -36,8 +37,8 @@ class Cpu(Eager):
     def full_float32(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return DistributedDataParallel(module)
+    def wrap(self, module: nn.Module, reduce_precision: Precision) -> nn.Module:
+        return data_parallel(module, reduce_precision)
 
     def place(self, tensor: Tensor) -> Tensor:
         return tensor

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from raystage.devices.data_parallel import data_parallel
+from raystage.devices.device import Precision
 from raystage.devices.eager import Eager
 from raystage.devices.profile import TorchProfile
 from raystage.devices.ranks import Ranks
@@ -49,8 +50,8 @@ class Cuda(Eager):
         finally:
             torch.set_float32_matmul_precision(usual)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return DistributedDataParallel(module, device_ids=[self.torch_device.index])
+    def wrap(self, module: nn.Module, reduce_precision: Precision) -> nn.Module:
+        return data_parallel(module, reduce_precision, [self.torch_device.index])
 
     def place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.torch_device, non_blocking=True)

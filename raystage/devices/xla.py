@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raystage.devices.device import Precision
 from raystage.devices.programs import Programs
 from raystage.devices.ranks import Ranks
 from raystage.devices.xla_profile import XlaProfile, fallbacks
@@ -103,7 +104,7 @@ class Xla:
         finally:
             torch_xla.backends.set_mat_mul_precision(usual)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module, reduce_precision: Precision) -> nn.Module:
         return module
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:

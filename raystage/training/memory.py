@@ -35,21 +35,31 @@ def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch
         model = family.build(family.config(spec))
         live.begin(model.parameters())
         machinery = equip(Trainee(model, spec), None, config, device, Ranks())
-        # where gradients are exchanged they lie in memory twice
-        buckets = [torch.empty_like(p) for p in model.parameters()] if has_buckets else []
         _give_gradients(model)
         _update(machinery, config)  # makes the optimizer's moments
         if accumulates:
             _give_gradients(model)
+        if has_buckets:
+            _give_buckets(model)
         _forward_backward(machinery, config, seq_len_tokens, max(1, micro_batch_tokens // seq_len_tokens))
         _update(machinery, config)
-        del buckets
     return live.peak_bytes
 
 
 def _give_gradients(model: nn.Module) -> None:
     for p in model.parameters():
         p.grad = torch.empty_like(p)
+
+
+def _give_buckets(model: nn.Module) -> None:
+    """As DDP does: there is memory to send gradients from, and each goes there, out of its own, when it is complete."""
+    buckets = {p: torch.empty_like(p) for p in model.parameters()}
+
+    def send(p: nn.Parameter) -> None:
+        p.grad = buckets[p]
+
+    for p in buckets:
+        p.register_post_accumulate_grad_hook(send)
 
 
 def _update(machinery: Machinery, config: Config) -> None:

@@ -144,7 +144,7 @@ class _Rehearser:
         buckets = None
         if with_update:
             self._update(machinery)
-            # where gradients are exchanged they lie in memory twice
+            # where gradients are exchanged, those that add up lie beside the buckets that travel
             buckets = [torch.empty_like(p) for p in machinery.model.parameters()] if self._world_size > 1 else None
         seconds = self._pass(machinery, n_sequences, length)
         if with_update:

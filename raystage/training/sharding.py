@@ -1,11 +1,12 @@
 """FSDP2: a trainee whose parameters are spread over the ranks, made fresh, empty, or by growth of another one."""
 
 import dataclasses
+import itertools
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from raystage.config.schema import Config
@@ -15,10 +16,15 @@ from raystage.growth.grow import Growth, grow_parameters, grow_states
 from raystage.growth.method import Method
 from raystage.growth.sharded import allocate, full, sharded_like
 from raystage.growth.tensors import OptimizerState, TrainingTensors
+from raystage.models.count import count_parameters
 from raystage.models.family import ModelSpec, get_family
 from raystage.models.trainee import Trainee
 from raystage.training.checkpoint_files import StoredTensors, flatten_states, split_key
 from raystage.training.tensor_pieces import CheckpointError, fill_rows, read_tensors
+
+# parameters from one pass to the next, and gradients from one micro-batch to the next, stay whole up to this size; beyond it, memory counts
+# for more than traffic
+_WHOLE_BYTES = 2**30
 
 
 def shards(config: Config, ranks: Ranks) -> bool:
@@ -28,29 +34,48 @@ def shards(config: Config, ranks: Ranks) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """How a trainee is sharded: over all ranks in a row, on the process group that is there."""
+    """How a trainee is sharded: over all ranks in a row, on the process group that is there.
+
+    `precision`: in which gradients travel. Parameters travel in their own: validation and the gate of growth take them whole in float32.
+    """
 
     mesh: DeviceMesh
     device: torch.device
     compiled: bool
+    precision: MixedPrecisionPolicy
 
 
 def sharding_of(config: Config, device: Device, ranks: Ranks) -> Sharding:
     """That of a run."""
     mesh = init_device_mesh(device.torch_device.type, (ranks.world_size,))
-    return Sharding(mesh, device.torch_device, config.training.compile)
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if config.training.reduce_precision == "bf16" else None)
+    return Sharding(mesh, device.torch_device, config.training.compile, precision)
+
+
+def stays_whole(n_parameters: int) -> bool:
+    """Whether a sharded model of so many parameters is small enough to be gathered, and its gradients sent, once a step."""
+    return 4 * n_parameters <= _WHOLE_BYTES
 
 
 def shard(trainee: Trainee, how: Sharding) -> Trainee:
-    """Shards it in place, each block on its own, and moves it to the device of the mesh; every rank has the same values."""
+    """Shards it in place, each block on its own, and moves it to the device of the mesh; every rank has the same values.
+
+    The next block is asked for before a block computes; backward, FSDP2 does so by itself.
+    """
     prefix = get_family(trainee.spec.family).axes(trainee.spec).block_prefix
-    for block in trainee.model.get_submodule(prefix.removesuffix(".{}.")).children():
+    blocks = list(trainee.model.get_submodule(prefix.removesuffix(".{}.")).children())
+    reshard_after_forward = not stays_whole(count_parameters(trainee.model))
+    for block in blocks:
         if how.compiled:
             block.compile(dynamic=True)  # what gathers and frees its parameters stays outside of compiled code
-        fully_shard(block, mesh=how.mesh)
-    # around the loss: the head is used outside of the model's own forward
-    fully_shard(trainee, mesh=how.mesh)
+        fully_shard(block, mesh=how.mesh, reshard_after_forward=reshard_after_forward, mp_policy=how.precision)
+    # around the loss: the head is used outside of the model's own forward, and first of all in the backward pass
+    fully_shard(trainee, mesh=how.mesh, reshard_after_forward=False, mp_policy=how.precision)
     register_fsdp_forward_method(trainee, "losses")
+    for module, following in itertools.pairwise([trainee, *blocks]):
+        assert isinstance(module, FSDPModule)
+        assert isinstance(following, FSDPModule)
+        module.set_modules_to_forward_prefetch([following])
     return trainee
 
 
@@ -110,6 +135,7 @@ def _rows(tensor: Tensor) -> tuple[int, Tensor]:
 
 
 def at_rest(module: nn.Module) -> None:
-    """Puts the root's parameters, which stay whole after a pass without gradients, back into shards."""
-    if isinstance(module, FSDPModule):
-        module.reshard()
+    """Puts parameters that stay whole after a pass without gradients back into shards."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()

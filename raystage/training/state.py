@@ -111,5 +111,5 @@ def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, dev
         if not is_sharded:  # there each block is compiled on its own
             wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
     if ranks.world_size > 1 and not is_sharded:
-        wrapped = device.wrap(wrapped)
+        wrapped = device.wrap(wrapped, config.training.reduce_precision)
     return Machinery(trainee.spec, trainee, wrapped, optimizer, count_parameters(trainee.model))

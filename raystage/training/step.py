@@ -14,10 +14,8 @@ from raystage.devices.at_once import sequences_at_once
 from raystage.devices.ranks import Ranks
 from raystage.pacing.stage import Shape
 from raystage.training.micro_batch import clip_and_update, forward_backward
+from raystage.training.sharding import stays_whole
 from raystage.training.state import Machinery
-
-# gradients of a sharded model wait whole for the last micro-batch up to this size; beyond it, memory counts for more than traffic
-_WHOLE_GRADIENT_BYTES = 2**30
 
 
 def train_step(
@@ -43,7 +41,7 @@ def train_step(
     total = torch.zeros((), dtype=torch.float64, device=device.torch_device)
     for i, micro_batch in enumerate(micro_batches):
         is_last = i == len(micro_batches) - 1
-        with _sync_on(machinery, is_last):
+        with sync_on(machinery, is_last, settings):
             total += forward_backward(machinery, micro_batch, weight, device, settings, eot_id)
         if not is_last:
             device.flush()  # or one program would hold all of them
@@ -67,10 +65,13 @@ def _micro_batches(batch: Batch, ranks: Ranks, device: Device, settings: Trainin
     return batch.split(at_once, most_micro_batches(n_sequences, n_shares, at_once), alike=device.is_lazy)
 
 
-def _sync_on(machinery: Machinery, last: bool) -> contextlib.AbstractContextManager[object]:
-    """Gradients travel once a step: on the last micro-batch."""
+def sync_on(machinery: Machinery, last: bool, settings: Training) -> contextlib.AbstractContextManager[object]:
+    """Gradients travel once a step: on the last micro-batch. Those of a large sharded model, and its parameters, with each."""
     if isinstance(machinery.trainee, FSDPModule):
-        machinery.trainee.set_requires_gradient_sync(last or 4 * machinery.n_parameters > _WHOLE_GRADIENT_BYTES)
+        waits = not last and stays_whole(machinery.n_parameters)
+        machinery.trainee.set_reshard_after_backward(not waits)
+        # FSDP2 adds up what waits in the precision in which it is to travel, too coarse for many micro-batches
+        machinery.trainee.set_requires_gradient_sync(not waits or settings.reduce_precision == "bf16")
     elif isinstance(machinery.wrapped, DistributedDataParallel) and not last:
         return machinery.wrapped.no_sync()
     return contextlib.nullcontext()

@@ -105,6 +105,7 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["training.duration=1.5 steps"], "training.duration='1.5 steps': must be a whole number of steps"),
         (["training.batch_tokens=1000"], "training.batch_tokens=1000: must be a multiple of model.context_length=256, like 1024"),
         (["training.batch_tokens=8"], "training.batch_tokens=8: must be a multiple of model.context_length=256, like 256"),
+        (["training.reduce_precision=bf16", "runtime.device=xla"], "training.reduce_precision=bf16: with runtime.device=xla"),
         (["training.micro_batch_tokens=128"], "training.micro_batch_tokens=128: below one row, model.context_length=256"),
         # rules for the length
         (["pacing.rule=constant", "pacing.lengths=[64, 256]"], "pacing.rule=constant: nothing changes, so pacing.lengths must be null"),

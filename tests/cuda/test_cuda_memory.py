@@ -25,7 +25,7 @@ from raystage.training.memory import peak_bytes
 from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.rehearsal import rehearse
-from raystage.training.sharding import Sharding, grow_sharded, shard
+from raystage.training.sharding import grow_sharded, shard, sharding_of
 from raystage.training.stage_model import method_of, spec_of
 from raystage.training.start import start_state
 from raystage.training.state import Machinery, TrainState
@@ -142,8 +142,7 @@ def test_sharded_growth_is_the_growth_of_whole_tensors(folder: Path, device: Dev
     shape = state.shape.after(change)
     small = state.machinery.spec
     spec, method = spec_of(config, shape, small.vocab_size, small.eot_id), method_of(config, 1)
-    mesh = dist.device_mesh.init_device_mesh(device.torch_device.type, (1,))
-    how = Sharding(mesh, device.torch_device, compiled=False)
+    how = sharding_of(config, device, Ranks())
     whole = grow(state.machinery.tensors(), small, spec, method)
     sharded, states = grow_sharded(state.machinery.tensors(), small, spec, method, how)
     for name, p in sharded.model.named_parameters():

@@ -15,8 +15,11 @@ from raystage.models.family import ModelSpec
 from raystage.training.memory import peak_bytes
 from raystage.training.micro_batch import clip_and_update, forward_backward
 from raystage.training.state import Machinery, assemble
+from raystage.training.step import sync_on
+from tests.gang import gang_of
 from tests.training.made_run import configure
 
+ALONE = Ranks()
 SMALL = ModelSpec(
     family="gpt2", vocab_size=1000, context_length=128, n_layer=3, d_model=64, n_head=4, n_kv_head=4, head_dim=16, d_ff=256,
     tied=True, rope_theta=None, dropout=0.0, eot_id=0,
@@ -44,11 +47,16 @@ def test_the_peak_of_a_step_is_foretold(stage: str, accumulates: bool, tmp_path:
     assert foretold == pytest.approx(_measured(config, spec, length, 1024, accumulates), rel=0.02)
 
 
-def test_gradients_that_are_exchanged_lie_there_twice(tmp_path: Path) -> None:
+def test_gradients_that_are_exchanged_have_their_buckets_too(tmp_path: Path) -> None:
     config = configure(tmp_path)
-    alone, among_two = (peak_bytes(config, SMALL, 64, 64, accumulates=False, world_size=n) for n in (1, 2))
-    n_parameters = sum(p.numel() for p in assemble(SMALL, config, pick_device("cpu"), Ranks()).model.parameters())
-    assert among_two - alone == 4 * n_parameters
+    with gang_of(2, tmp_path) as two:
+        for accumulates, tokens in ((False, 16), (True, 16), (False, 1024), (True, 1024)):  # few: gradients are the most of it
+            foretold = peak_bytes(config, SMALL, 16, tokens, accumulates, world_size=2)
+            assert two(_measured_on_rank, config, tokens, accumulates) == [pytest.approx(foretold, rel=0.02)] * 2
+
+
+def _measured_on_rank(ranks: Ranks, config: Config, tokens: int, accumulates: bool) -> int:
+    return _measured(config, SMALL, 16, tokens, accumulates, ranks)
 
 
 def test_sharded_gradients_lie_there_once(tmp_path: Path) -> None:
@@ -61,10 +69,11 @@ def test_compiled_and_sharded_runs_are_counted_as_plain_ones(tmp_path: Path) -> 
     assert peak_bytes(other, SMALL, 64, 256, False, 1) == peak_bytes(plain, SMALL, 64, 256, False, 1)
 
 
-def _measured(config: Config, spec: ModelSpec, length: int, tokens: int, accumulates: bool) -> int:
-    machinery = assemble(spec, config, pick_device("cpu"), Ranks())
-    _step(machinery, config, length, tokens, accumulates)
-    held = sum(p.nbytes for p in machinery.model.parameters())
+def _measured(config: Config, spec: ModelSpec, length: int, tokens: int, accumulates: bool, ranks: Ranks = ALONE) -> int:
+    machinery = assemble(spec, config, pick_device("cpu"), ranks)
+    for _ in range(ranks.world_size):  # DDP makes its buckets anew after the first step
+        _step(machinery, config, length, tokens, accumulates)
+    held = sum(p.nbytes for p in machinery.model.parameters()) * (2 if ranks.world_size > 1 else 1)  # as large as they: the buckets
     held += sum(t.nbytes for state in machinery.optimizer.state.values() for t in state.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         _step(machinery, config, length, tokens, accumulates)
@@ -78,8 +87,9 @@ def _measured(config: Config, spec: ModelSpec, length: int, tokens: int, accumul
 
 def _step(machinery: Machinery, config: Config, length: int, tokens: int, accumulates: bool) -> None:
     eot_id = None if config.data.attend_across_documents else machinery.spec.eot_id
-    for _ in range(1 + accumulates):
+    for last in [False, True] if accumulates else [True]:
         batch = Batch(*torch.randint(machinery.spec.vocab_size, (2, tokens // length, length)))
-        forward_backward(machinery, batch, 1.0, pick_device("cpu"), config.training, eot_id)
+        with sync_on(machinery, last, config.training):
+            forward_backward(machinery, batch, 1.0, pick_device("cpu"), config.training, eot_id)
     clip_and_update(machinery, config.training.optimizer.clip_norm)
     machinery.optimizer.zero_grad(set_to_none=True)
