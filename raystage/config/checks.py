@@ -100,8 +100,14 @@ def _check_training(config: Config) -> None:
         raise ConfigError(
             f"training.batch_tokens={training.batch_tokens}: must be a multiple of model.context_length={context}, like {near}"
         )
-    if training.micro_batch_tokens < context:
+    if training.micro_batch_tokens is not None and training.micro_batch_tokens < context:
         raise ConfigError(f"training.micro_batch_tokens={training.micro_batch_tokens}: below one row, model.context_length={context}")
+    if training.micro_batch_tokens is None and training.strategy == "fsdp":
+        raise ConfigError("training.micro_batch_tokens=null: the memory of a sharded model is not foretold; give a number, or use ddp")
+    if training.micro_batch_tokens is not None and config.runtime.memory_gib is not None:
+        raise ConfigError(
+            f"runtime.memory_gib={config.runtime.memory_gib}: training leaves nothing to it; set training.micro_batch_tokens=null"
+        )
     if training.strategy == "fsdp" and training.optimizer.kind == "adafactor":
         raise ConfigError(
             "training.strategy=fsdp: the row and column means of adafactor are not sharded; use adamw or sgd, or strategy ddp"
@@ -116,6 +122,8 @@ def _check_device(config: Config) -> None:
         return
     if training.strategy == "fsdp":
         raise ConfigError("training.strategy=fsdp: is torch's own, which runtime.device=xla does not know; use ddp")
+    if training.micro_batch_tokens is None:
+        raise ConfigError("training.micro_batch_tokens=null: memory is not foretold for runtime.device=xla; give a number")
     if training.reduce_precision == "bf16":
         raise ConfigError(
             "training.reduce_precision=bf16: with runtime.device=xla gradients are added up inside of the program, in float32; use float32"

@@ -147,7 +147,10 @@ class Training:
     batch_lr: Literal["constant", "sqrt"] = Field(
         default="constant", description="sqrt: with a smaller batch the rate falls by the root of its share of batch_tokens"
     )
-    micro_batch_tokens: Positive = Field(default=16384, description="[tokens] of one forward and backward on one worker")
+    micro_batch_tokens: Positive | None = Field(
+        default=16384,
+        description="[tokens] of one forward and backward on one worker; null: as memory allows, chosen at each start (ddp; not on xla)",
+    )
     preflight: bool = Field(
         default=True,
         description="run the first and the largest stage once before step 1; out of memory then halves micro_batch_tokens (not with fsdp)",
@@ -166,6 +169,12 @@ class Training:
     compile: bool = Field(default=False, description="torch.compile the model")
     optimizer: Optimizer = Field(default=Optimizer(), description="how gradients become steps")
     schedule: Schedule = Field(default=Schedule(), description="learning rate")
+
+    @property
+    def micro_batch(self) -> int:
+        """[tokens] micro_batch_tokens, where it has been chosen by now."""
+        assert self.micro_batch_tokens is not None
+        return self.micro_batch_tokens
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -223,6 +232,11 @@ class Runtime:
     )
     device: Literal["auto", "cpu", "cuda", "xla"] = Field(
         default="auto", description="auto: cuda where there is one; xla: what PJRT_DEVICE names, all devices of a host for one worker"
+    )
+    memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="[GiB] of a worker that a step may take, where training leaves a choice to it; null: what is free, less a tenth",
     )
     tpu: Tpu | None = Field(
         default=None,

@@ -4,6 +4,7 @@ import contextlib
 import platform
 from typing import Literal
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -60,6 +61,9 @@ class Cpu(Eager):
 
     def peak_bytes(self) -> None:
         return None
+
+    def free_bytes(self) -> int:
+        return int(psutil.virtual_memory().available)
 
     def free(self) -> None:
         pass

@@ -115,6 +115,10 @@ class Device(Protocol):
         """The most memory of the device in use since `free`; None where it is not counted."""
         ...
 
+    def free_bytes(self) -> int | None:
+        """Memory that nobody uses, of the device, or of the machine where that is a CPU; None where it is not counted."""
+        ...
+
     def free(self) -> None:
         """Gives cached memory back, and begins to count anew."""
         ...

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import platform
 
 import torch
 import torch.distributed as dist
@@ -58,6 +59,14 @@ class Ranks:
         vector = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(vector, dist.ReduceOp.MIN, group=self.control)
         return [int(v) for v in vector]
+
+    def on_this_host(self) -> int:
+        """How many ranks run on the machine of this one."""
+        if self.control is None:
+            return 1
+        names: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(names, platform.node(), group=self.control)
+        return names.count(platform.node())
 
     def wait(self) -> None:
         """Until every rank is here."""

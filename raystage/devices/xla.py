@@ -161,6 +161,9 @@ class Xla:
     def peak_bytes(self) -> None:
         return None
 
+    def free_bytes(self) -> None:
+        return None
+
     def free(self) -> None:
         pass
 

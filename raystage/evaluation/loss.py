@@ -13,7 +13,7 @@ from raystage.evaluation.language_model import evaluating
 
 def rows_at_once(config: Config, settings: Training, device: Device, ranks: Ranks) -> int:
     """Rows of one forward pass at the full context. The same for validation and for the gate of growth, which share a program."""
-    return sequences_at_once(settings.micro_batch_tokens, config.model.context_length, config.validation.rows, device, ranks)
+    return sequences_at_once(settings.micro_batch, config.model.context_length, config.validation.rows, device, ranks)
 
 
 def summed_loss(

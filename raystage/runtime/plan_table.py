@@ -8,7 +8,7 @@ from raystage.config.duration import parse_duration
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, matmul_parameters
-from raystage.runtime.plan_memory import peaks_of
+from raystage.runtime.plan_memory import peaks_of, planned_micro_batch
 from raystage.runtime.plan_stages import PlannedStage, planned_stages, planned_vocab_size
 from raystage.runtime.worker import threads_of
 from raystage.tracking import units
@@ -33,9 +33,10 @@ _COLUMNS = [
 
 def plan_table(config: Config, measure: bool = False) -> Table:
     """One line a stage. `measure`: runs every stage for one micro-batch on this machine, for the time that it takes."""
+    config, chosen = planned_micro_batch(config)
     speeds = _measured(config) if measure else None
     stages = planned_stages(config, speeds)
-    caption = _caption(config, stages, speeds is not None)
+    caption = _caption(config, stages, chosen, speeds is not None)
     table = Table(box=SIMPLE, caption=caption, padding=(0, 1, 0, 0), pad_edge=False)
     for header, min_width in _COLUMNS:
         if header != "time" or speeds:
@@ -68,7 +69,7 @@ def _end(config: Config, stage: PlannedStage) -> str:
     return f"slope > {max(getattr(thresholds, kind) for kind in kinds)}: {change}"
 
 
-def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> str:
+def _caption(config: Config, stages: list[PlannedStage], chosen: str, is_measured: bool) -> str:
     last = stages[-1]
     static = sum(stage.tokens for stage in stages) * flops_per_token(last.spec, last.shape.seq_len_tokens)
     lines = [f"in all {sum(stage.flops for stage in stages) / static:.0%} of the FLOPs of the target on as many tokens"]
@@ -76,7 +77,8 @@ def _caption(config: Config, stages: list[PlannedStage], is_measured: bool) -> s
         lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
     if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
         lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
-    lines.append(_memory_words(config))
+    lines += [chosen] if chosen else []
+    lines += [_memory_words(config)] if config.training.micro_batch_tokens is not None else []
     if config.model.vocab_size is None and config.data.tokenizer.kind != "train":
         lines.append(
             f"{planned_vocab_size(config):,} entries are assumed, the tokenizer is not looked into; model.vocab_size says how many"
@@ -95,7 +97,7 @@ def _memory_words(config: Config) -> str:
         return "memory is not foretold for xla devices"
     compiled = "; compiled code takes less" if config.training.compile else ""
     kernels = "" if config.runtime.device == "cpu" else ", counted with the kernels of a CPU"
-    return f"memory: the most of a worker in a step{kernels}, with micro-batches of {config.training.micro_batch_tokens:,} tokens{compiled}"
+    return f"memory: the most of a worker in a step{kernels}, with micro-batches of {config.training.micro_batch:,} tokens{compiled}"
 
 
 def _measured(config: Config) -> list[float]:

@@ -21,6 +21,7 @@ from raystage.training.checkpoint import Stored
 from raystage.training.job import Job
 from raystage.training.loop import Loop
 from raystage.training.manifest import Manifest
+from raystage.training.memory_fit import fitted
 from raystage.training.ports import Asked, Ending, RemoteController, nothing_asked
 from raystage.training.preflight import preflight
 from raystage.training.run import Outside, Run
@@ -97,6 +98,7 @@ def run_rank(
 
 
 def _train(job: Job, resume: Stored | None, device: Device, ranks: Ranks, outside: Outside | None, group: Workers | None) -> Ending:
+    job = fitted(job, device, ranks)
     step, position = (resume.manifest.counters.step, resume.manifest.position) if resume else (0, 0)
     alive = functools.partial(outside.asked, step, position) if outside else lambda: None
     rehearsed = preflight(job, device, ranks, alive) if job.config.training.preflight else None

@@ -44,16 +44,16 @@ def compile_ahead(job: Job, shapes: Sequence[Shape], device: Device, ranks: Rank
             seconds = within_memory(functools.partial(_run_all, job, shapes, device, ranks, settings, alive))
         gc.collect()
         if seconds is not None:
-            return Ahead(settings.micro_batch_tokens, seconds, device.programs().since(before).seconds)
+            return Ahead(settings.micro_batch, seconds, device.programs().since(before).seconds)
         if shares > 1:
             raise RehearsalError(
-                f"out of memory on {device.name} with training.micro_batch_tokens={settings.micro_batch_tokens}; lower it: workers "
+                f"out of memory on {device.name} with training.micro_batch_tokens={settings.micro_batch}; lower it: workers "
                 "that run programs of their own do not halve it by themselves"
             )
-        if settings.micro_batch_tokens * device.n_hosts < 2 * job.config.model.context_length * device.n_devices:
+        if settings.micro_batch * device.n_hosts < 2 * job.config.model.context_length * device.n_devices:
             largest = max(shapes, key=lambda shape: (shape.n_layer * shape.d_model**2, shape.seq_len_tokens))
             raise too_large(job.spec(largest), largest.seq_len_tokens, device.name)
-        settings = dataclasses.replace(settings, micro_batch_tokens=settings.micro_batch_tokens // 2)
+        settings = dataclasses.replace(settings, micro_batch_tokens=settings.micro_batch // 2)
 
 
 def _run_all(
@@ -98,7 +98,7 @@ def _look(machinery: Machinery, shape: Shape, job: Job, device: Device, ranks: R
     config, probed = job.config, []
     if config.pacing.signal == "probe":
         probe = SignalProbe(config, job.corpus.validation_rows(config.model.context_length), device, ranks, job.attention_eot_id)
-        probed = [probe.measure(machinery.trainee, shape.seq_len_tokens, settings.micro_batch_tokens).loss_sums]
+        probed = [probe.measure(machinery.trainee, shape.seq_len_tokens, settings.micro_batch).loss_sums]
     moment = largest_second_moment(machinery.optimizer)
     device.read(probed, [moment] if moment is not None else [], ranks).result()
 

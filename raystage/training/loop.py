@@ -234,7 +234,7 @@ class Loop:
             return None
         state = self._run.state
         length, counters = state.shape.seq_len_tokens, state.counters
-        sums = self._signal_probe.measure(state.machinery.trainee, length, self._run.settings.micro_batch_tokens)
+        sums = self._signal_probe.measure(state.machinery.trainee, length, self._run.settings.micro_batch)
         # a forward pass is a third of a step's work
         spent = sum(sums.n_targets) * flops_per_token(state.machinery.spec, length) / 3
         self._run.state = dataclasses.replace(state, counters=dataclasses.replace(counters, flops=counters.flops + spent))

@@ -40,9 +40,9 @@ def preflight(job: Job, device: Device, ranks: Ranks, alive: Callable[[], object
     shapes = rehearsed_shapes(job.config)
     wanted = largest_micro_batch(job.config, ranks.world_size)
     rehearsal = rehearse(job.config, [(job.spec(shape), shape.seq_len_tokens) for shape in shapes], device, ranks, wanted)
-    fits = min(rehearsal.micro_batch_tokens, settings.micro_batch_tokens)
+    fits = min(rehearsal.micro_batch_tokens, settings.micro_batch)
     if rehearsal.micro_batch_tokens == wanted:
-        fits = settings.micro_batch_tokens  # a larger one than a step fills, and none that did not fit
+        fits = settings.micro_batch  # a larger one than a step fills, and none that did not fit
     seconds = seconds_per_token(rehearsal, settings.batch_tokens, ranks.world_size)
     found = _record(seconds, rehearsal.compile_s, rehearsal.peak_bytes, shapes, settings, fits)
     return Preflight(dataclasses.replace(settings, micro_batch_tokens=fits), found)
@@ -59,7 +59,7 @@ def largest_micro_batch(config: Config, world_size: int) -> int:
     """[tokens] of the largest micro-batch that a rank will see: its share of a step where that is less than the budget."""
     context = config.model.context_length
     sequences = -(-config.training.batch_tokens // context)
-    return min(config.training.micro_batch_tokens, -(-sequences // world_size) * context)
+    return min(config.training.micro_batch, -(-sequences // world_size) * context)
 
 
 def _record(
@@ -72,7 +72,7 @@ def _record(
     return {
         "kind": "preflight",
         "micro_batch_tokens": fits,
-        "micro_batch_tokens_asked": settings.micro_batch_tokens,
+        "micro_batch_tokens_asked": settings.micro_batch,
         "stages": stages,
         "compile_s": compile_s,
         "peak_bytes": peak_bytes,

@@ -96,7 +96,7 @@ class Run:
 
     def micro_batch(self, seq_len_tokens: int) -> int:
         """Sequences of one forward and backward: as many as the token budget holds, so that short stages fill the device too."""
-        return max(1, self.settings.micro_batch_tokens // seq_len_tokens)
+        return max(1, self.settings.micro_batch // seq_len_tokens)
 
     # -- losses
 
@@ -184,7 +184,8 @@ class Run:
     def record_start(self) -> None:
         """What this attempt begins with."""
         step = self.state.counters.step
-        self.record({"kind": "start", "step": step, **self.stamp(), "device": self.device.name})
+        micro_batch = {"micro_batch_tokens": self.settings.micro_batch}
+        self.record({"kind": "start", "step": step, **self.stamp(), **micro_batch, "device": self.device.name})
         if self._preflight is not None:
             self.record({**self._preflight.record, "step": step, "attempt": self.job.attempt})
 

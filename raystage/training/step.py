@@ -61,7 +61,7 @@ def n_sequences_of(shape: Shape, settings: Training, context_length: int) -> int
 
 def _micro_batches(batch: Batch, ranks: Ranks, device: Device, settings: Training, n_sequences: int) -> list[Batch]:
     _, n_shares = device.shares(ranks)
-    at_once = sequences_at_once(settings.micro_batch_tokens, batch.inputs_BL.shape[1], n_sequences, device, ranks)
+    at_once = sequences_at_once(settings.micro_batch, batch.inputs_BL.shape[1], n_sequences, device, ranks)
     return batch.split(at_once, most_micro_batches(n_sequences, n_shares, at_once), alike=device.is_lazy)
 
 

@@ -106,6 +106,9 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["training.batch_tokens=1000"], "training.batch_tokens=1000: must be a multiple of model.context_length=256, like 1024"),
         (["training.batch_tokens=8"], "training.batch_tokens=8: must be a multiple of model.context_length=256, like 256"),
         (["training.reduce_precision=bf16", "runtime.device=xla"], "training.reduce_precision=bf16: with runtime.device=xla"),
+        (["training.micro_batch_tokens=null", "training.strategy=fsdp"], "training.micro_batch_tokens=null: the memory of a sharded model"),
+        (["training.micro_batch_tokens=null", "runtime.device=xla"], "training.micro_batch_tokens=null: memory is not foretold for"),
+        (["runtime.memory_gib=2"], "runtime.memory_gib=2.0: training leaves nothing to it; set training.micro_batch_tokens=null"),
         (["training.micro_batch_tokens=128"], "training.micro_batch_tokens=128: below one row, model.context_length=256"),
         # rules for the length
         (["pacing.rule=constant", "pacing.lengths=[64, 256]"], "pacing.rule=constant: nothing changes, so pacing.lengths must be null"),

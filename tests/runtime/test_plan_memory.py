@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from raystage.config import ConfigError
 from raystage.runtime.plan_table import plan_table
 from tests.training.made_run import configure
 
@@ -27,11 +28,22 @@ def test_every_stage_has_its_memory_and_larger_ones_more(tmp_path: Path) -> None
         (["training.compile=true"], "compiled code takes less"),
         (["runtime.device=xla"], "memory is not foretold for xla devices"),
         (["training.strategy=fsdp"], "memory and --measure are of one that holds all of it"),
+        (
+            ["training.micro_batch_tokens=null", "runtime.memory_gib=2"],
+            "micro-batches of 256 tokens are chosen for 2 GiB, runtime.memory_gib",
+        ),
+        (["training.micro_batch_tokens=null"], "GiB, what this machine has free, less a tenth"),
+        (["training.micro_batch_tokens=null", "runtime.device=cuda"], "the micro-batch is chosen by the memory of the workers' devices"),
         (["data.tokenizer={kind: hub, name: gpt2}"], "4,096 entries are assumed, the tokenizer is not looked into"),
     ],
 )
 def test_it_is_said_what_was_counted(tmp_path: Path, overrides: list[str], words: str) -> None:
     assert words in _printed(tmp_path, [*MEASURED, *overrides])
+
+
+def test_a_memory_that_one_sequence_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"runtime.memory_gib=1e-05: the last stage takes .* with one sequence at a time; raise it"):
+        plan_table(configure(tmp_path, ["training.micro_batch_tokens=null", "runtime.memory_gib=0.00001"]))
 
 
 def test_a_vocabulary_that_is_given_is_not_assumed(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_rehearsed_run_compiles_nothing_more(folder: Path, compiled: list[int]
         ],
     )
     CPU.prepare(threads=1, deterministic=False)
-    found = rehearse(config, stages_of(config), CPU, Ranks(), config.training.micro_batch_tokens)
+    found = rehearse(config, stages_of(config), CPU, Ranks(), config.training.micro_batch)
     assert compiled
     assert found.compile_s > 0
     before = len(compiled)

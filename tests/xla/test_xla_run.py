@@ -123,7 +123,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(folder: Path, xla: Device, 
 
     def within(most_sequences: int) -> None:
         def limited(machinery: Any, batch: Batch, n_tokens: int, ranks: Ranks, device: Device, settings: Training, *rest: Any) -> Any:
-            if settings.micro_batch_tokens > 32 * most_sequences:
+            if settings.micro_batch > 32 * most_sequences:
                 raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.")
             return train_step(machinery, batch, n_tokens, ranks, device, settings, *rest)
 

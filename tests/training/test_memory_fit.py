@@ -1,0 +1,84 @@
+"""The micro-batch that memory leaves room for: the largest that fits, the same on every rank, and one run with it."""
+
+from pathlib import Path
+
+import pytest
+
+from raystage.config import Config
+from raystage.devices import pick_device
+from raystage.devices.cpu import Cpu
+from raystage.devices.ranks import Ranks
+from raystage.training.job import Job
+from raystage.training.memory_fit import GIB, fitted, step_peak_bytes
+from raystage.training.out_of_memory import RehearsalError
+from raystage.training.policy import plan_of
+from tests.gang import gang_of
+from tests.training.made_run import configure, corpus_of, losses, train_here
+
+CHOOSE = ["training.micro_batch_tokens=null"]
+CONTEXT, N_SEQUENCES = 32, 8
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4, 8])
+def test_the_largest_power_of_two_that_fits_is_taken(tmp_path: Path, at_once: int) -> None:
+    needed = _needed(tmp_path, at_once)
+    assert _chosen(tmp_path, needed) == at_once
+    if at_once > 1:
+        assert _chosen(tmp_path, needed - 1) == at_once // 2
+
+
+def test_no_more_than_a_step_has_and_on_a_cpu_than_pays(tmp_path: Path) -> None:
+    assert _chosen(tmp_path, 8 * GIB) == N_SEQUENCES
+    assert _chosen(tmp_path, 8 * GIB, ["training.batch_tokens=192"]) == 8  # of the 6 there are, in one
+    assert _chosen(tmp_path, 8 * GIB, ["training.batch_tokens=1048576"]) == 16384 // CONTEXT
+
+
+def test_one_sequence_too_many_for_a_given_memory_is_refused_and_for_a_free_one_left_to_the_preflight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RehearsalError, match=r"runtime.memory_gib=0.0001: the last stage takes 0.00\d+ GiB .*; raise it, or lower"):
+        fitted(_job(configure(tmp_path, [*CHOOSE, "runtime.memory_gib=0.0001"])), pick_device("cpu"), Ranks())
+    monkeypatch.setattr(Cpu, "free_bytes", lambda device: 1)
+    assert fitted(_job(configure(tmp_path, CHOOSE)), pick_device("cpu"), Ranks()).config.training.micro_batch == CONTEXT
+
+
+def test_ranks_of_one_machine_share_what_is_free_and_agree_on_the_least(tmp_path: Path) -> None:
+    job = _job(configure(tmp_path, CHOOSE))
+    shape = plan_of(job.config).shapes()[-1]
+    needed = step_peak_bytes(job.config, job.spec(shape), shape, 2 * CONTEXT, world_size=2)
+    with gang_of(2, tmp_path) as two:
+        assert two(_chosen_on_rank, job, [int(2 * needed / 0.9) + 4, 8 * GIB]) == [2, 2]
+        assert two(_chosen_on_rank, job, [8 * GIB, int(needed / 0.9) + 4]) == [1, 1]
+
+
+def test_a_number_is_kept_and_a_choice_trains_as_that_number_does(tmp_path: Path) -> None:
+    short = ["training.duration=10 steps", "pacing.lengths=null", "pacing.depths=null", "pacing.widths=null", "pacing.at=null"]
+    short += ["pacing.rule=constant"]
+    config = configure(tmp_path, short)
+    assert fitted(job := _job(config), pick_device("cpu"), Ranks()) is job
+    memory = f"runtime.memory_gib={_needed(tmp_path, 4) / GIB + 1e-6}"
+    chosen = train_here(configure(tmp_path, ["name=chosen", *short, *CHOOSE, memory, "training.preflight=true"]))
+    assert chosen.starts[0]["micro_batch_tokens"] == 4 * CONTEXT == config.training.micro_batch
+    assert losses(chosen) == losses(train_here(config))
+
+
+def _needed(folder: Path, at_once: int) -> int:
+    job = _job(configure(folder))
+    shape = plan_of(job.config).shapes()[-1]
+    return step_peak_bytes(job.config, job.spec(shape), shape, at_once * CONTEXT, world_size=1)
+
+
+def _chosen(folder: Path, n_bytes: int, overrides: list[str] | None = None) -> int:
+    """[sequences]"""
+    config = configure(folder, [*CHOOSE, f"runtime.memory_gib={n_bytes / GIB!r}", *(overrides or [])])
+    return fitted(_job(config), pick_device("cpu"), Ranks()).config.training.micro_batch // CONTEXT
+
+
+def _chosen_on_rank(ranks: Ranks, job: Job, free: list[int]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cpu, "free_bytes", lambda device: free[ranks.rank])
+        return fitted(job, pick_device("cpu"), ranks).config.training.micro_batch // CONTEXT
+
+
+def _job(config: Config) -> Job:
+    return Job(config, corpus_of(config), Path(config.storage), 1)
