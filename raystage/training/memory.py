@@ -16,8 +16,8 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.family import ModelSpec, get_family
 from raystage.models.trainee import Trainee
+from raystage.training.machinery import Machinery, equip
 from raystage.training.micro_batch import clip_and_update, forward_backward
-from raystage.training.state import Machinery, equip
 
 
 def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch_tokens: int, accumulates: bool, world_size: int) -> int:

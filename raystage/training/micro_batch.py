@@ -6,7 +6,7 @@ from raystage.config.schema import Training
 from raystage.data.batch import Batch, document_mask
 from raystage.devices import Device
 from raystage.growth.sharded import full
-from raystage.training.state import Machinery
+from raystage.training.machinery import Machinery
 
 
 def forward_backward(machinery: Machinery, batch: Batch, weight: float, device: Device, settings: Training, eot_id: int | None) -> Tensor:

@@ -21,9 +21,10 @@ from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import matmul_parameters
 from raystage.models.family import ModelSpec
+from raystage.training.machinery import Machinery
 from raystage.training.micro_batch import clip_and_update, forward_backward
 from raystage.training.out_of_memory import RehearsalError, too_large, within_memory
-from raystage.training.state import Machinery, assemble
+from raystage.training.state import assemble
 
 
 @dataclasses.dataclass(frozen=True)

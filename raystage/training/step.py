@@ -13,9 +13,9 @@ from raystage.devices import Device
 from raystage.devices.at_once import sequences_at_once
 from raystage.devices.ranks import Ranks
 from raystage.pacing.stage import Shape
+from raystage.training.machinery import Machinery
 from raystage.training.micro_batch import clip_and_update, forward_backward
 from raystage.training.sharding import stays_whole
-from raystage.training.state import Machinery
 
 
 def train_step(

@@ -15,9 +15,10 @@ from raystage.growth import grow
 from raystage.growth.gate import holds
 from raystage.pacing.point import Decision
 from raystage.pacing.stage import Change, take
+from raystage.training.machinery import equip
 from raystage.training.sharding import grow_sharded, sharding_of, shards
 from raystage.training.stage_model import method_of, peak_lr, spec_of
-from raystage.training.state import TrainState, assemble, equip
+from raystage.training.state import TrainState, assemble
 
 Probe = Callable[[nn.Module], float]
 

@@ -19,9 +19,10 @@ from raystage.pacing.state import State
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.checkpoint_files import flatten_states
 from raystage.training.counters import Counters
+from raystage.training.machinery import Machinery
 from raystage.training.manifest import Manifest
 from raystage.training.saver import Saver
-from raystage.training.state import Machinery, assemble
+from raystage.training.state import assemble
 from tests.bench.bench_step import SPEC as STEP_SPEC
 from tests.bench.result import Result
 from tests.gang import gang_of

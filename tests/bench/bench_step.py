@@ -11,8 +11,8 @@ from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.family import ModelSpec, build_model
 from raystage.models.trainee import Trainee
+from raystage.training.machinery import Machinery
 from raystage.training.optimizer import make_optimizer
-from raystage.training.state import Machinery
 from raystage.training.step import train_step
 from tests.bench.result import Result, paired
 

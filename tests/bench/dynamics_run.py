@@ -20,9 +20,10 @@ from raystage.evaluation.loss import validation_loss
 from raystage.growth import TrainingTensors, grow
 from raystage.models.family import ModelSpec
 from raystage.pacing.stage import Shape
+from raystage.training.machinery import Machinery
 from raystage.training.optimizer import set_learning_rate
 from raystage.training.stage_model import method_of, spec_of, vocab_size_of
-from raystage.training.state import Machinery, assemble
+from raystage.training.state import assemble
 from raystage.training.step import train_step
 from tests.bench.dynamics_arms import Arm, Settings
 from tests.bench.dynamics_fit import Curve

@@ -21,6 +21,7 @@ from raystage.models.trainee import Trainee
 from raystage.pacing.point import Decision
 from raystage.pacing.stage import Change
 from raystage.training.job import Job
+from raystage.training.machinery import Machinery
 from raystage.training.memory import peak_bytes
 from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
@@ -28,7 +29,7 @@ from raystage.training.rehearsal import rehearse
 from raystage.training.sharding import grow_sharded, shard, sharding_of
 from raystage.training.stage_model import method_of, spec_of
 from raystage.training.start import start_state
-from raystage.training.state import Machinery, TrainState
+from raystage.training.state import TrainState
 from raystage.training.step import train_step
 from raystage.training.transition import apply_growth
 from tests.training.made_run import configure, corpus_of

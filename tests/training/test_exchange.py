@@ -17,7 +17,8 @@ from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import full
 from raystage.models.family import ModelSpec
 from raystage.training import sharding, step
-from raystage.training.state import Machinery, assemble
+from raystage.training.machinery import Machinery
+from raystage.training.state import assemble
 from raystage.training.step import train_step
 from tests.gang import Gang, gang_of
 from tests.training.made_run import configure

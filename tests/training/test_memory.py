@@ -12,9 +12,10 @@ from raystage.data.batch import Batch
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.family import ModelSpec
+from raystage.training.machinery import Machinery
 from raystage.training.memory import peak_bytes
 from raystage.training.micro_batch import clip_and_update, forward_backward
-from raystage.training.state import Machinery, assemble
+from raystage.training.state import assemble
 from raystage.training.step import sync_on
 from tests.gang import gang_of
 from tests.training.made_run import configure

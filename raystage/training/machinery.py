@@ -1,0 +1,56 @@
+"""What trains at one shape: the model, its wrapper for several ranks, and its optimizer."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from raystage.config.schema import Config
+from raystage.devices import Device
+from raystage.devices.ranks import Ranks
+from raystage.growth.tensors import TrainingTensors
+from raystage.models.count import count_parameters
+from raystage.models.family import ModelSpec
+from raystage.models.trainee import Trainee
+from raystage.training.optimizer import begin_states, make_optimizer, put_states, read_tensors
+from raystage.training.sharding import at_rest, shards
+
+_RECOMPILE_LIMIT = 128  # a plan's model sizes, each for one sequence and for several
+
+
+@dataclasses.dataclass(frozen=True)
+class Machinery:
+    """The model at one shape: the bare trainee, the same wrapped for gradient exchange, and its optimizer."""
+
+    spec: ModelSpec
+    trainee: Trainee
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    n_parameters: int
+
+    @property
+    def model(self) -> nn.Module:
+        return self.trainee.model
+
+    def tensors(self) -> TrainingTensors:
+        at_rest(self.trainee)
+        return read_tensors(self.model, self.optimizer)
+
+
+def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, device: Device, ranks: Ranks) -> Machinery:
+    """A trainee on its device, and sharded where it is to be, with its optimizer, which takes over the states of `tensors`."""
+    optimizer = make_optimizer(trainee.model, config.training.optimizer, device.is_lazy)
+    if tensors is not None:
+        put_states(tensors, trainee.model, optimizer, device.whole)
+    if device.is_lazy:
+        begin_states(trainee.model, optimizer, device.whole)
+    wrapped: nn.Module = trainee.train()
+    is_sharded = shards(config, ranks)
+    if config.training.compile and not device.is_lazy:
+        # one code for all lengths and batch sizes, so one a model size; beyond the limit a size would silently run uncompiled
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+        if not is_sharded:  # there each block is compiled on its own
+            wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
+    if ranks.world_size > 1 and not is_sharded:
+        wrapped = device.wrap(wrapped, config.training.reduce_precision)
+    return Machinery(trainee.spec, trainee, wrapped, optimizer, count_parameters(trainee.model))
