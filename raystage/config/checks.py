@@ -104,9 +104,12 @@ def _check_training(config: Config) -> None:
         raise ConfigError(f"training.micro_batch_tokens={training.micro_batch_tokens}: below one row, model.context_length={context}")
     if training.micro_batch_tokens is None and training.strategy == "fsdp":
         raise ConfigError("training.micro_batch_tokens=null: the memory of a sharded model is not foretold; give a number, or use ddp")
-    if training.micro_batch_tokens is not None and config.runtime.memory_gib is not None:
+    if training.activation_checkpointing == "auto" and training.strategy == "fsdp":
+        raise ConfigError("training.activation_checkpointing=auto: the memory of a sharded model is not foretold; use full, or ddp")
+    if not training.is_fitted and config.runtime.memory_gib is not None:
         raise ConfigError(
-            f"runtime.memory_gib={config.runtime.memory_gib}: training leaves nothing to it; set training.micro_batch_tokens=null"
+            f"runtime.memory_gib={config.runtime.memory_gib}: training leaves nothing to it; set training.micro_batch_tokens=null or "
+            "training.activation_checkpointing=auto"
         )
     if training.strategy == "fsdp" and training.optimizer.kind == "adafactor":
         raise ConfigError(
@@ -124,6 +127,8 @@ def _check_device(config: Config) -> None:
         raise ConfigError("training.strategy=fsdp: is torch's own, which runtime.device=xla does not know; use ddp")
     if training.micro_batch_tokens is None:
         raise ConfigError("training.micro_batch_tokens=null: memory is not foretold for runtime.device=xla; give a number")
+    if (wanted := training.activation_checkpointing) != "none":
+        raise ConfigError(f"training.activation_checkpointing={wanted}: not with runtime.device=xla, where a step is one program; use none")
     if training.reduce_precision == "bf16":
         raise ConfigError(
             "training.reduce_precision=bf16: with runtime.device=xla gradients are added up inside of the program, in float32; use float32"

@@ -167,8 +167,17 @@ class Training:
         description="of gradients that travel between workers; bf16: half as many bytes, and sums as coarse as that (not on xla)",
     )
     compile: bool = Field(default=False, description="torch.compile the model")
+    activation_checkpointing: Literal["none", "full", "auto"] = Field(
+        default="none",
+        description="blocks that compute activations once more and keep none: no block; all; auto: as few as memory asks for (ddp)",
+    )
     optimizer: Optimizer = Field(default=Optimizer(), description="how gradients become steps")
     schedule: Schedule = Field(default=Schedule(), description="learning rate")
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether something of it is chosen by memory."""
+        return self.micro_batch_tokens is None or self.activation_checkpointing == "auto"
 
     @property
     def micro_batch(self) -> int:

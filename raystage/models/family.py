@@ -94,6 +94,12 @@ def get_family(name: str) -> Family:
     return known[name]
 
 
+def blocks_of(model: nn.Module, spec: ModelSpec) -> list[nn.Module]:
+    """Its transformer blocks, in their order."""
+    prefix = get_family(spec.family).axes(spec).block_prefix
+    return list(model.get_submodule(prefix.removesuffix(".{}.")).children())
+
+
 def build_model(spec: ModelSpec, seed: int) -> Any:
     """A model of `spec` whose initial values depend on `seed` alone."""
     family = get_family(spec.family)

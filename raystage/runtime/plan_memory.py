@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from raystage.config import Config, ConfigError
 from raystage.devices import Device, pick_device
 from raystage.runtime.plan_stages import PlannedStage, planned_vocab_size
-from raystage.training.memory_fit import GIB, free_bytes, given_bytes, step_peak_bytes, with_micro_batch
+from raystage.training.memory_fit import GIB, free_bytes, given_bytes, n_checkpointed, step_peak_bytes, with_choices
 from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.stage_model import spec_of
@@ -14,31 +14,43 @@ from raystage.training.worker_range import workers_of
 
 def peaks_of(config: Config, stages: Sequence[PlannedStage]) -> list[int | None]:
     """[bytes] at the peak of a step of each stage, on each of as few workers as the stage may have; None where it is not foretold."""
-    if config.runtime.device == "xla" or config.training.micro_batch_tokens is None:
+    if config.runtime.device == "xla" or _is_open(config):
         return [None] * len(stages)
     return [_peak(config, stage, workers_of(config, position).low) for position, stage in enumerate(stages)]
 
 
-def planned_micro_batch(config: Config) -> tuple[Config, str]:
-    """The configuration with the micro-batch that a worker with runtime.memory_gib, or like this machine, would choose; and how it came.
+def checkpointed_blocks(config: Config, stages: Sequence[PlannedStage]) -> list[int]:
+    """How many blocks of each stage's model are checkpointed; none listed where none is, or where it is not known."""
+    if config.training.activation_checkpointing == "none" or _is_open(config):
+        return []
+    return [n_checkpointed(config, stage.spec, workers_of(config, position).low) for position, stage in enumerate(stages)]
 
-    Without one where neither is there. Raises ConfigError where one sequence takes more than runtime.memory_gib.
+
+def planned_choices(config: Config) -> tuple[Config, str]:
+    """The configuration with what a worker with runtime.memory_gib, or one like this machine, would choose; and how it came.
+
+    As it is where neither is there. Raises ConfigError where a stage takes more than runtime.memory_gib.
     """
-    if config.training.micro_batch_tokens is not None:
+    if not config.training.is_fitted:
         return config, ""
     device, given = _device_at_hand(config), given_bytes(config)
     budget = given or (None if device is None else free_bytes(device))
     if budget is None:
-        return config, "the micro-batch is chosen by the memory of the workers' devices; runtime.memory_gib tells plan how much that is"
+        return config, "memory is that of the workers' devices; runtime.memory_gib tells plan how much that is"
     on_cpu = device is not None and device.torch_device.type == "cpu"
     shapes = plan_of(config).shapes()
     spec = spec_of(config, shapes[-1], planned_vocab_size(config), eot_id=0)
     try:
-        found = with_micro_batch(config, spec, budget, workers_of(config, len(shapes) - 1).low, on_cpu)
+        found = with_choices(config, spec, budget, workers_of(config, len(shapes) - 1).low, on_cpu)
     except RehearsalError as error:
         raise ConfigError(str(error)) from None
     whose = "runtime.memory_gib" if given else "what this machine has free, less a tenth"
-    return found, f"micro-batches of {found.training.micro_batch:,} tokens are chosen for {budget / GIB:.3g} GiB, {whose}"
+    return found, f"chosen for {budget / GIB:.3g} GiB a worker, {whose}"
+
+
+def _is_open(config: Config) -> bool:
+    """Whether the memory that decides is not known."""
+    return config.training.is_fitted and config.runtime.memory_gib is None
 
 
 def _device_at_hand(config: Config) -> Device | None:
@@ -49,4 +61,5 @@ def _device_at_hand(config: Config) -> Device | None:
 
 
 def _peak(config: Config, stage: PlannedStage, n_workers: int) -> int:
-    return step_peak_bytes(config, stage.spec, stage.shape, config.training.micro_batch, n_workers)
+    n_blocks = n_checkpointed(config, stage.spec, n_workers)
+    return step_peak_bytes(config, stage.spec, stage.shape, config.training.micro_batch, n_workers, n_blocks)

@@ -8,7 +8,7 @@ from raystage.config.duration import parse_duration
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, matmul_parameters
-from raystage.runtime.plan_memory import peaks_of, planned_micro_batch
+from raystage.runtime.plan_memory import checkpointed_blocks, peaks_of, planned_choices
 from raystage.runtime.plan_stages import PlannedStage, planned_stages, planned_vocab_size
 from raystage.runtime.worker import threads_of
 from raystage.tracking import units
@@ -33,7 +33,7 @@ _COLUMNS = [
 
 def plan_table(config: Config, measure: bool = False) -> Table:
     """One line a stage. `measure`: runs every stage for one micro-batch on this machine, for the time that it takes."""
-    config, chosen = planned_micro_batch(config)
+    config, chosen = planned_choices(config)
     speeds = _measured(config) if measure else None
     stages = planned_stages(config, speeds)
     caption = _caption(config, stages, chosen, speeds is not None)
@@ -77,8 +77,9 @@ def _caption(config: Config, stages: list[PlannedStage], chosen: str, is_measure
         lines.append("~ a guess by Chinchilla's law (2404.10102); the slope decides when it runs")
     if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
         lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
-    lines += [chosen] if chosen else []
-    lines += [_memory_words(config)] if config.training.micro_batch_tokens is not None else []
+    lines.append("; ".join(words for words in (_memory_words(config), chosen) if words))
+    if blocks := checkpointed_blocks(config, stages):
+        lines.append(f"blocks checkpointed, stage by stage: {', '.join(map(str, blocks))}")
     if config.model.vocab_size is None and config.data.tokenizer.kind != "train":
         lines.append(
             f"{planned_vocab_size(config):,} entries are assumed, the tokenizer is not looked into; model.vocab_size says how many"
@@ -93,6 +94,8 @@ def _caption(config: Config, stages: list[PlannedStage], chosen: str, is_measure
 
 
 def _memory_words(config: Config) -> str:
+    if config.training.micro_batch_tokens is None:
+        return ""
     if config.runtime.device == "xla":
         return "memory is not foretold for xla devices"
     compiled = "; compiled code takes less" if config.training.compile else ""

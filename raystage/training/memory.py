@@ -14,16 +14,26 @@ from raystage.config import Config
 from raystage.data.batch import Batch
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.models.checkpointing import checkpoint_blocks
 from raystage.models.family import ModelSpec, get_family
 from raystage.models.trainee import Trainee
 from raystage.training.machinery import Machinery, equip
 from raystage.training.micro_batch import clip_and_update, forward_backward
 
 
-def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch_tokens: int, accumulates: bool, world_size: int) -> int:
+def peak_bytes(
+    config: Config,
+    spec: ModelSpec,
+    seq_len_tokens: int,
+    micro_batch_tokens: int,
+    accumulates: bool,
+    world_size: int,
+    n_checkpointed: int = 0,
+) -> int:
     """The most that one of `world_size` workers holds at once in a step of this stage: weights, optimizer, gradients, activations.
 
-    `accumulates`: whether a step has several micro-batches, so that gradients lie beside activations. Of code that is not compiled;
+    `accumulates`: whether a step has several micro-batches, so that gradients lie beside activations; `n_checkpointed`: blocks whose
+    activations are computed once more. Of code that is not compiled;
     compiled code takes less. With the kernels of a CPU; not counted is what libraries and the allocator keep for themselves. Of fsdp, one
     worker that holds all.
     """
@@ -34,6 +44,7 @@ def peak_bytes(config: Config, spec: ModelSpec, seq_len_tokens: int, micro_batch
         family, device = get_family(spec.family), pick_device("cpu")
         model = family.build(family.config(spec))
         live.begin(model.parameters())
+        checkpoint_blocks(model, spec, n_checkpointed)
         machinery = equip(Trainee(model, spec), None, config, device, Ranks())
         _give_gradients(model)
         _update(machinery, config)  # makes the optimizer's moments

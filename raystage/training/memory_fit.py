@@ -1,6 +1,8 @@
-"""The micro-batch that fits into a worker's memory, by what is foretold of the largest stage."""
+"""The micro-batch, and the activation checkpointing, that fit into a worker's memory, by what is foretold of it."""
 
+import bisect
 import dataclasses
+import functools
 
 from raystage.config import Config
 from raystage.devices import Device
@@ -19,16 +21,17 @@ _MOST_TOKENS_ON_CPU = 16384  # more bring a CPU nothing, and take memory from it
 
 
 def fitted(job: Job, device: Device, ranks: Ranks) -> Job:
-    """The job with a micro-batch, where its configuration leaves the choice to memory; every rank calls it, and has the same.
+    """The job with a micro-batch, and the memory in runtime.memory_gib, where its configuration leaves a choice to memory.
 
+    Every rank calls it, and has the same.
     Raises RehearsalError where one sequence takes more than runtime.memory_gib.
     """
-    if job.config.training.micro_batch_tokens is not None:
+    if not job.config.training.is_fitted:
         return job
     spec, on_cpu = job.spec(plan_of(job.config).shapes()[-1]), device.torch_device.type == "cpu"
     n_sharing = ranks.on_this_host() if on_cpu else 1
     (budget,) = ranks.smallest([given_bytes(job.config) or free_bytes(device) // n_sharing])
-    return dataclasses.replace(job, config=with_micro_batch(job.config, spec, budget, ranks.world_size, on_cpu))
+    return dataclasses.replace(job, config=with_choices(job.config, spec, budget, ranks.world_size, on_cpu))
 
 
 def given_bytes(config: Config) -> int | None:
@@ -43,30 +46,67 @@ def free_bytes(device: Device) -> int:
     return int(_SHARE * free)
 
 
-def with_micro_batch(config: Config, spec: ModelSpec, budget: int, world_size: int, on_cpu: bool) -> Config:
-    """`config` with as many sequences at once, a power of two, as the last stage, whose model is `spec`, has room for in `budget` [bytes].
+def with_choices(config: Config, spec: ModelSpec, budget: int, world_size: int, on_cpu: bool) -> Config:
+    """`config` with a micro-batch, if it has none, and with `budget` [bytes] as runtime.memory_gib. `spec`: the last stage's model.
 
-    No more than a worker has in a step, and no more than pays on its device; one at least. Raises RehearsalError where that one takes more
-    than runtime.memory_gib; what a device has free is no reason to refuse, since the preflight tries it.
+    Raises RehearsalError where that stage takes more than runtime.memory_gib however little it does at once; what a device has free is no
+    reason to refuse, since the preflight tries it.
     """
-    context, shape = config.model.context_length, plan_of(config).shapes()[-1]
-    n_mine = -(-n_sequences_of(shape, config.training, context) // world_size)
-    most = _MOST_TOKENS_ON_CPU // context if on_cpu else n_mine
-    least = step_peak_bytes(config, spec, shape, context, world_size)
+    shape, training = plan_of(config).shapes()[-1], config.training
+    smallest = training.micro_batch_tokens or config.model.context_length
+    n_most = 0 if training.activation_checkpointing == "none" else spec.n_layer
+    least = step_peak_bytes(config, spec, shape, smallest, world_size, n_most)
     if config.runtime.memory_gib is not None and least > budget:
         raise RehearsalError(
-            f"runtime.memory_gib={config.runtime.memory_gib}: the last stage takes {least / GIB:.3g} GiB with one sequence at a time; "
-            "raise it, or lower model.n_layer, model.d_model or model.context_length"
+            f"runtime.memory_gib={config.runtime.memory_gib}: the last stage takes {least / GIB:.3g} GiB with {smallest} tokens at a time; "
+            f"raise it, or lower {'training.micro_batch_tokens' if training.micro_batch_tokens else 'model.n_layer or model.d_model'}"
         )
+    chosen = training.micro_batch_tokens or _micro_batch(config, spec, shape, budget, world_size, on_cpu)
+    return dataclasses.replace(
+        config,
+        training=dataclasses.replace(training, micro_batch_tokens=chosen),
+        runtime=dataclasses.replace(config.runtime, memory_gib=budget / GIB),
+    )
+
+
+def _micro_batch(config: Config, spec: ModelSpec, shape: Shape, budget: int, world_size: int, on_cpu: bool) -> int:
+    """[tokens] of as many sequences, a power of two, as there is room for; with as few blocks checkpointed as may be.
+
+    No more than a worker has in a step, and no more than pays on its device; one at least.
+    """
+    context = config.model.context_length
+    n_mine = -(-n_sequences_of(shape, config.training, context) // world_size)
+    most = _MOST_TOKENS_ON_CPU // context if on_cpu else n_mine
+    n_blocks = spec.n_layer if config.training.activation_checkpointing == "full" else 0
+
+    def fits(at_once: int) -> bool:
+        return step_peak_bytes(config, spec, shape, at_once * context, world_size, n_blocks) <= budget
+
     at_once = 1
-    while at_once < n_mine and 2 * at_once <= most and step_peak_bytes(config, spec, shape, 2 * at_once * context, world_size) <= budget:
+    while at_once < n_mine and 2 * at_once <= most and fits(2 * at_once):
         at_once *= 2
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, micro_batch_tokens=at_once * context))
+    return at_once * context
 
 
-def step_peak_bytes(config: Config, spec: ModelSpec, shape: Shape, micro_batch_tokens: int, world_size: int) -> int:
-    """[bytes] at the peak of a step of a stage on one of so many workers."""
+def n_checkpointed(config: Config, spec: ModelSpec, world_size: int) -> int:
+    """How many blocks of a model are checkpointed in a run, at any length: under `auto` as few as fit its memory in the longest."""
+    if config.training.activation_checkpointing == "auto":
+        return _fewest(config, spec, world_size)
+    return spec.n_layer if config.training.activation_checkpointing == "full" else 0
+
+
+@functools.lru_cache
+def _fewest(config: Config, spec: ModelSpec, world_size: int) -> int:
+    shape, budget = plan_of(config).shapes()[-1], given_bytes(config)
+    assert budget is not None, "fitted has put it there"
+    return bisect.bisect_left(
+        range(spec.n_layer), True, key=lambda n: step_peak_bytes(config, spec, shape, config.training.micro_batch, world_size, n) <= budget
+    )
+
+
+def step_peak_bytes(config: Config, spec: ModelSpec, shape: Shape, micro_batch_tokens: int, world_size: int, n_blocks: int) -> int:
+    """[bytes] at the peak of a step of a stage on one of so many workers, so many blocks checkpointed."""
     length = shape.seq_len_tokens
     n_mine = -(-n_sequences_of(shape, config.training, config.model.context_length) // world_size)
     at_once = min(n_mine, max(1, micro_batch_tokens // length))
-    return peak_bytes(config, spec, length, at_once * length, accumulates=n_mine > at_once, world_size=world_size)
+    return peak_bytes(config, spec, length, at_once * length, n_mine > at_once, world_size, n_blocks)

@@ -121,7 +121,7 @@ class _Rehearser:
 
     def _run_size(self, spec: ModelSpec, lengths: list[int], is_largest: bool) -> None:
         # ranks of this process alone: no wrapper that exchanges gradients
-        machinery = within_memory(lambda: assemble(spec, self._config, self._device, Ranks()))
+        machinery = within_memory(lambda: assemble(spec, self._config, self._device, Ranks(), n_workers=self._world_size))
         if machinery is None:
             raise too_large(spec, lengths[0], self._device.name)
         for length in lengths:

@@ -16,8 +16,9 @@ from raystage.growth.grow import Growth, grow_parameters, grow_states
 from raystage.growth.method import Method
 from raystage.growth.sharded import allocate, full, sharded_like
 from raystage.growth.tensors import OptimizerState, TrainingTensors
+from raystage.models.checkpointing import checkpoint_blocks
 from raystage.models.count import count_parameters
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import ModelSpec, blocks_of, get_family
 from raystage.models.trainee import Trainee
 from raystage.training.checkpoint_files import StoredTensors, flatten_states, split_key
 from raystage.training.tensor_pieces import CheckpointError, fill_rows, read_tensors
@@ -42,6 +43,7 @@ class Sharding:
     mesh: DeviceMesh
     device: torch.device
     compiled: bool
+    checkpointed: bool
     precision: MixedPrecisionPolicy
 
 
@@ -49,7 +51,8 @@ def sharding_of(config: Config, device: Device, ranks: Ranks) -> Sharding:
     """That of a run."""
     mesh = init_device_mesh(device.torch_device.type, (ranks.world_size,))
     precision = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if config.training.reduce_precision == "bf16" else None)
-    return Sharding(mesh, device.torch_device, config.training.compile, precision)
+    checkpointed = config.training.activation_checkpointing == "full"
+    return Sharding(mesh, device.torch_device, config.training.compile, checkpointed, precision)
 
 
 def stays_whole(n_parameters: int) -> bool:
@@ -62,8 +65,8 @@ def shard(trainee: Trainee, how: Sharding) -> Trainee:
 
     The next block is asked for before a block computes; backward, FSDP2 does so by itself.
     """
-    prefix = get_family(trainee.spec.family).axes(trainee.spec).block_prefix
-    blocks = list(trainee.model.get_submodule(prefix.removesuffix(".{}.")).children())
+    blocks = blocks_of(trainee.model, trainee.spec)
+    checkpoint_blocks(trainee.model, trainee.spec, len(blocks) if how.checkpointed else 0)
     reshard_after_forward = not stays_whole(count_parameters(trainee.model))
     for block in blocks:
         if how.compiled:

@@ -6,12 +6,14 @@ from raystage.config.schema import Config
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
+from raystage.models.checkpointing import checkpoint_blocks
 from raystage.models.family import ModelSpec, build_model, build_with, get_family
 from raystage.models.trainee import Trainee
 from raystage.pacing.stage import Shape, Taken
 from raystage.training.checkpoint_files import StoredTensors
 from raystage.training.counters import Counters
 from raystage.training.machinery import Machinery, equip
+from raystage.training.memory_fit import n_checkpointed
 from raystage.training.sharding import empty_sharded, load_shards, shard, sharding_of, shards
 from raystage.training.tensor_pieces import CheckpointError
 
@@ -31,9 +33,17 @@ class TrainState:
         return sum(self.taken)
 
 
-def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tensors: TrainingTensors | None = None) -> Machinery:
+def assemble(
+    spec: ModelSpec,
+    config: Config,
+    device: Device,
+    ranks: Ranks,
+    tensors: TrainingTensors | None = None,
+    n_workers: int | None = None,
+) -> Machinery:
     """The model of `spec` on the device, with these whole tensors, which become its own, or else fresh ones from the run's seed.
 
+    `n_workers`: among whom it is to train, where these are more than `ranks`.
     Raises ValueError for the tensors of another model.
     """
     family = get_family(spec.family)
@@ -46,6 +56,7 @@ def assemble(spec: ModelSpec, config: Config, device: Device, ranks: Ranks, tens
         model.tie_weights()  # type: ignore[operator]  # parameters that become tensors of another kind, as XLA's, come untied
         for p in model.parameters():
             device.whole(p)
+        checkpoint_blocks(model, spec, n_checkpointed(config, spec, n_workers or ranks.world_size))
         trainee = Trainee(model, spec)
     return equip(trainee, tensors, config, device, ranks)
 

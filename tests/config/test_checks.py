@@ -108,7 +108,9 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["training.reduce_precision=bf16", "runtime.device=xla"], "training.reduce_precision=bf16: with runtime.device=xla"),
         (["training.micro_batch_tokens=null", "training.strategy=fsdp"], "training.micro_batch_tokens=null: the memory of a sharded model"),
         (["training.micro_batch_tokens=null", "runtime.device=xla"], "training.micro_batch_tokens=null: memory is not foretold for"),
-        (["runtime.memory_gib=2"], "runtime.memory_gib=2.0: training leaves nothing to it; set training.micro_batch_tokens=null"),
+        (["training.activation_checkpointing=auto", "training.strategy=fsdp"], "training.activation_checkpointing=auto: the memory of a"),
+        (["training.activation_checkpointing=full", "runtime.device=xla"], "training.activation_checkpointing=full: not with runtime."),
+        (["runtime.memory_gib=2"], "runtime.memory_gib=2.0: training leaves nothing to it; set training.micro_batch_tokens=null or"),
         (["training.micro_batch_tokens=128"], "training.micro_batch_tokens=128: below one row, model.context_length=256"),
         # rules for the length
         (["pacing.rule=constant", "pacing.lengths=[64, 256]"], "pacing.rule=constant: nothing changes, so pacing.lengths must be null"),

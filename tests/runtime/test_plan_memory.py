@@ -30,10 +30,15 @@ def test_every_stage_has_its_memory_and_larger_ones_more(tmp_path: Path) -> None
         (["training.strategy=fsdp"], "memory and --measure are of one that holds all of it"),
         (
             ["training.micro_batch_tokens=null", "runtime.memory_gib=2"],
-            "micro-batches of 256 tokens are chosen for 2 GiB, runtime.memory_gib",
+            "with micro-batches of 256 tokens; chosen for 2 GiB a worker, runtime.memory_gib",
         ),
-        (["training.micro_batch_tokens=null"], "GiB, what this machine has free, less a tenth"),
-        (["training.micro_batch_tokens=null", "runtime.device=cuda"], "the micro-batch is chosen by the memory of the workers' devices"),
+        (["training.activation_checkpointing=full"], "blocks checkpointed, stage by stage: 2"),
+        (["training.activation_checkpointing=auto", "runtime.memory_gib=2"], "blocks checkpointed, stage by stage: 0"),
+        (["training.micro_batch_tokens=null"], "GiB a worker, what this machine has free, less a tenth"),
+        (
+            ["training.micro_batch_tokens=null", "runtime.device=cuda"],
+            "memory is that of the workers' devices; runtime.memory_gib",
+        ),
         (["data.tokenizer={kind: hub, name: gpt2}"], "4,096 entries are assumed, the tokenizer is not looked into"),
     ],
 )
@@ -42,7 +47,7 @@ def test_it_is_said_what_was_counted(tmp_path: Path, overrides: list[str], words
 
 
 def test_a_memory_that_one_sequence_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"runtime.memory_gib=1e-05: the last stage takes .* with one sequence at a time; raise it"):
+    with pytest.raises(ConfigError, match=r"runtime.memory_gib=1e-05: the last stage takes .* with 32 tokens at a time; raise it"):
         plan_table(configure(tmp_path, ["training.micro_batch_tokens=null", "runtime.memory_gib=0.00001"]))
 
 

@@ -11,6 +11,7 @@ from raystage.config import Config
 from raystage.data.batch import Batch
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.models.checkpointing import checkpoint_blocks
 from raystage.models.family import ModelSpec
 from raystage.training.machinery import Machinery
 from raystage.training.memory import peak_bytes
@@ -37,6 +38,16 @@ STAGES = {
     "adafactor": (SMALL, 64, ["training.optimizer.kind=adafactor"]),
     "no clipping": (SMALL, 64, ["training.optimizer.clip_norm=null"]),
 }
+
+
+@pytest.mark.parametrize("n_checkpointed", [1, 2, 3])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_peak_with_blocks_checkpointed_is_foretold(n_checkpointed: int, dropout: float, tmp_path: Path) -> None:
+    spec = dataclasses.replace(SMALL, dropout=dropout)
+    config = configure(tmp_path, [f"model.dropout={dropout}"])
+    plain, foretold = (peak_bytes(config, spec, 128, 1024, False, 1, n) for n in (0, n_checkpointed))
+    assert foretold < plain
+    assert foretold == pytest.approx(_measured(config, spec, 128, 1024, False, n_checkpointed=n_checkpointed), rel=0.02)
 
 
 @pytest.mark.parametrize("accumulates", [False, True])
@@ -70,8 +81,11 @@ def test_compiled_and_sharded_runs_are_counted_as_plain_ones(tmp_path: Path) -> 
     assert peak_bytes(other, SMALL, 64, 256, False, 1) == peak_bytes(plain, SMALL, 64, 256, False, 1)
 
 
-def _measured(config: Config, spec: ModelSpec, length: int, tokens: int, accumulates: bool, ranks: Ranks = ALONE) -> int:
+def _measured(
+    config: Config, spec: ModelSpec, length: int, tokens: int, accumulates: bool, ranks: Ranks = ALONE, n_checkpointed: int = 0
+) -> int:
     machinery = assemble(spec, config, pick_device("cpu"), ranks)
+    checkpoint_blocks(machinery.model, spec, n_checkpointed)
     for _ in range(ranks.world_size):  # DDP makes its buckets anew after the first step
         _step(machinery, config, length, tokens, accumulates)
     held = sum(p.nbytes for p in machinery.model.parameters()) * (2 if ranks.world_size > 1 else 1)  # as large as they: the buckets

@@ -1,4 +1,4 @@
-"""The micro-batch that memory leaves room for: the largest that fits, the same on every rank, and one run with it."""
+"""What memory leaves room for: the largest micro-batch, the fewest blocks checkpointed, the same on every rank; and a run with it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from raystage.devices import pick_device
 from raystage.devices.cpu import Cpu
 from raystage.devices.ranks import Ranks
 from raystage.training.job import Job
-from raystage.training.memory_fit import GIB, fitted, step_peak_bytes
+from raystage.training.memory_fit import GIB, fitted, n_checkpointed, step_peak_bytes
 from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from tests.gang import gang_of
@@ -38,14 +38,14 @@ def test_one_sequence_too_many_for_a_given_memory_is_refused_and_for_a_free_one_
 ) -> None:
     with pytest.raises(RehearsalError, match=r"runtime.memory_gib=0.0001: the last stage takes 0.00\d+ GiB .*; raise it, or lower"):
         fitted(_job(configure(tmp_path, [*CHOOSE, "runtime.memory_gib=0.0001"])), pick_device("cpu"), Ranks())
-    monkeypatch.setattr(Cpu, "free_bytes", lambda device: 1)
+    monkeypatch.setattr(Cpu, "free_bytes", lambda device: 1000)
     assert fitted(_job(configure(tmp_path, CHOOSE)), pick_device("cpu"), Ranks()).config.training.micro_batch == CONTEXT
 
 
 def test_ranks_of_one_machine_share_what_is_free_and_agree_on_the_least(tmp_path: Path) -> None:
     job = _job(configure(tmp_path, CHOOSE))
     shape = plan_of(job.config).shapes()[-1]
-    needed = step_peak_bytes(job.config, job.spec(shape), shape, 2 * CONTEXT, world_size=2)
+    needed = step_peak_bytes(job.config, job.spec(shape), shape, 2 * CONTEXT, world_size=2, n_blocks=0)
     with gang_of(2, tmp_path) as two:
         assert two(_chosen_on_rank, job, [int(2 * needed / 0.9) + 4, 8 * GIB]) == [2, 2]
         assert two(_chosen_on_rank, job, [8 * GIB, int(needed / 0.9) + 4]) == [1, 1]
@@ -62,10 +62,30 @@ def test_a_number_is_kept_and_a_choice_trains_as_that_number_does(tmp_path: Path
     assert losses(chosen) == losses(train_here(config))
 
 
-def _needed(folder: Path, at_once: int) -> int:
+@pytest.mark.parametrize("n_blocks", [0, 1, 2])
+def test_as_few_blocks_are_checkpointed_as_fit(tmp_path: Path, n_blocks: int) -> None:
+    needed = _needed(tmp_path, N_SEQUENCES, n_blocks)
+    settings = [f"training.micro_batch_tokens={N_SEQUENCES * CONTEXT}", "training.activation_checkpointing=auto"]
+    assert _checkpointed(tmp_path, settings, needed) == n_blocks
+    if n_blocks == 2:
+        with pytest.raises(RehearsalError, match=r"with 256 tokens at a time; raise it, or lower training.micro_batch_tokens"):
+            _checkpointed(tmp_path, settings, needed - 1)
+    else:
+        assert _checkpointed(tmp_path, settings, needed - 1) == n_blocks + 1
+    assert _checkpointed(tmp_path, ["training.activation_checkpointing=full"]) == 2
+    assert _checkpointed(tmp_path, []) == 0
+
+
+def _checkpointed(folder: Path, settings: list[str], n_bytes: int | None = None) -> int:
+    memory = [] if n_bytes is None else [f"runtime.memory_gib={n_bytes / GIB!r}"]
+    job = fitted(_job(configure(folder, [*settings, *memory])), pick_device("cpu"), Ranks())
+    return n_checkpointed(job.config, job.spec(plan_of(job.config).shapes()[-1]), world_size=1)
+
+
+def _needed(folder: Path, at_once: int, n_blocks: int = 0) -> int:
     job = _job(configure(folder))
     shape = plan_of(job.config).shapes()[-1]
-    return step_peak_bytes(job.config, job.spec(shape), shape, at_once * CONTEXT, world_size=1)
+    return step_peak_bytes(job.config, job.spec(shape), shape, at_once * CONTEXT, world_size=1, n_blocks=n_blocks)
 
 
 def _chosen(folder: Path, n_bytes: int, overrides: list[str] | None = None) -> int:
