@@ -25,14 +25,17 @@ _JOIN_TRIES, _JOIN_TIMEOUT_S = 20, 10
 class Word:
     """The last that was heard of a group of workers: the step that rank 0 has done, the changes behind, and how long ago [s].
 
-    `failures`: of workers that began again at once: the step they had come to, and why. `workers`: those that have begun, by rank.
+    `failures`: of workers that began again at once: the step they had come to, and why. `workers`: those that have begun, by rank; None:
+    the same as of the `version` that the driver has heard. `has_forgotten`: the actor is new, and does not know who trains.
     """
 
     step: int
     position: int
     age_s: float
     failures: tuple[tuple[int, str], ...]
-    workers: dict[int, "Worker"]
+    workers: dict[int, "Worker"] | None
+    version: int
+    has_forgotten: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +62,8 @@ class ControllerShell:
         self._attempt = 0
         self._ask: Ask | None = None
         self._step, self._position, self._heard_s = -1, 0, time.monotonic()
-        self._workers: dict[int, Worker] = {}
         self._has_forgotten = True  # until a group begins, or the driver tells of the one that trains
+        self._know({})
         self._failed_step = -1
         self._failures: tuple[tuple[int, str], ...] = ()
 
@@ -81,12 +84,18 @@ class ControllerShell:
         self._step, self._position, self._heard_s = step, position, time.monotonic()
         return self._ask
 
-    def ask(self, ask: Ask | None, workers: dict[int, Worker]) -> Word:
-        """Sets what is asked; returns what was last heard. `workers`: that the driver knows."""
+    def ask(self, ask: Ask | None, version: int) -> Word:
+        """Sets what is asked; returns what was last heard. `version`: of the workers that the driver has heard of."""
         self._ask = ask
-        if self._has_forgotten and workers:
-            self._workers, self._has_forgotten = {**workers, **self._workers}, False
-        return Word(self._step, self._position, time.monotonic() - self._heard_s, self._failures, self._workers)
+        workers = None if version == self._version else self._workers  # a thousand of them are 500 kB
+        age_s = time.monotonic() - self._heard_s
+        return Word(self._step, self._position, age_s, self._failures, workers, self._version, self._has_forgotten)
+
+    def remind(self, workers: dict[int, Worker]) -> None:
+        """The driver tells of the workers that train, to an actor that has forgotten them."""
+        if self._has_forgotten:
+            self._know({**workers, **self._workers})
+            self._has_forgotten = False
 
     def begin_group(self) -> None:
         """The workers of a new group are on their way."""
@@ -103,11 +112,16 @@ class ControllerShell:
         return may
 
     def _await_workers(self) -> None:
-        self._workers, self._step, self._heard_s, self._has_forgotten = {}, -1, time.monotonic(), False
+        self._know({})
+        self._step, self._heard_s, self._has_forgotten = -1, time.monotonic(), False
+
+    def _know(self, workers: dict[int, Worker]) -> None:
+        self._workers = workers
+        self._version = time.time_ns()  # another one than in any life before
 
     def join(self, rank: int, worker: Worker) -> None:
         """A worker has begun."""
-        self._workers[rank] = worker
+        self._know({**self._workers, rank: worker})
         self._heard_s = time.monotonic()
 
     def workers(self) -> dict[int, Worker]:
@@ -178,12 +192,19 @@ class DriverController:
 
     def __init__(self, actor: Any, timeout_s: float) -> None:
         self._actor, self._timeout_s = actor, timeout_s
+        self._version = 0
 
     def ask(self, ask: Ask | None, workers: dict[int, Worker]) -> Word | None:
-        return self._call(self._actor.ask, ask, workers)
+        """`workers`: that the driver knows, for an actor that has forgotten them."""
+        word: Word | None = self._call(self._actor.ask, ask, self._version)
+        if word is not None:
+            self._version = word.version
+            if word.has_forgotten and workers:
+                self._call(self._actor.remind, workers)
+        return word
 
     def begin_group(self) -> None:
-        self._call(self._actor.ask, None, {})
+        self._call(self._actor.ask, None, self._version)
         self._call(self._actor.begin_group)
 
     def kill_workers(self) -> int:

@@ -56,7 +56,7 @@ class GroupWatch:
             self._say(self._restarts.after(reached_step, error))
             self.workers = {}
         self._n_failures = len(word.failures)
-        if any(self.workers.get(rank) != worker for rank, worker in word.workers.items()):
+        if word.workers and any(self.workers.get(rank) != worker for rank, worker in word.workers.items()):
             self.workers, self._killed_s = dict(word.workers), -math.inf  # others have taken their place
         if word.step >= 0:
             self.reached_step, self.position = max(self.reached_step, word.step), word.position

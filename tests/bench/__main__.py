@@ -14,6 +14,7 @@ import torch
 
 from tests.bench import (
     bench_controller,
+    bench_controller_day,
     bench_growth,
     bench_peers,
     bench_prepare,
@@ -25,6 +26,18 @@ from tests.bench import (
     bench_workers,
 )
 from tests.bench.result import Result
+
+_CPU = (
+    bench_step,
+    bench_controller,
+    bench_controller_day,
+    bench_growth,
+    bench_transition,
+    bench_save,
+    bench_prepare,
+    bench_report,
+    bench_start,
+)
 
 
 def main() -> None:
@@ -40,7 +53,7 @@ def main() -> None:
 
 
 def _on_cpu() -> Iterator[Result]:
-    for bench in (bench_step, bench_controller, bench_growth, bench_transition, bench_save, bench_prepare, bench_report, bench_start):
+    for bench in _CPU:
         yield bench.run()
     yield from bench_workers.run()
     yield from bench_peers.run()

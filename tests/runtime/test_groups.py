@@ -1,6 +1,7 @@
 """What the engine reckons with between two groups of workers: room, ranges, failures."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayActorError
@@ -9,7 +10,7 @@ from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollSt
 
 from raystage.config import ConfigError, from_tree
 from raystage.runtime.capacity import Node, capacity, places
-from raystage.runtime.controller_actor import ControllerShell, Worker
+from raystage.runtime.controller_actor import ControllerShell, DriverController, Worker
 from raystage.runtime.engine import EngineError, FatalError
 from raystage.runtime.failures import Failure, cause, failures_of, note_failure
 from raystage.runtime.ray_failure import GroupEnd, end_of
@@ -80,23 +81,46 @@ def test_workers_begin_again_where_they_are_when_they_came_further_and_nothing_w
     assert not shell.failed("killed again, at the same step")
     shell.asked(6, 0)
     assert shell.failed("killed")
-    assert shell.ask(None, {}).failures == ((5, "killed"), (6, "killed"))
+    assert shell.ask(None, 0).failures == ((5, "killed"), (6, "killed"))
     shell.asked(7, 0)
-    assert shell.ask("leave", {}).step == 7
+    assert shell.ask("leave", 0).step == 7
     assert not shell.failed("killed while it was to leave")
     shell.begin_group()
-    assert shell.ask(None, {}).failures == (), "another fit has its own"
+    assert shell.ask(None, 0).failures == (), "another fit has its own"
 
 
-def test_a_controller_that_has_forgotten_the_workers_is_told_of_them_once() -> None:
+class _Near:
+    """The actor's handle, with the actor in this process."""
+
+    def __init__(self, shell: ControllerShell) -> None:
+        self.shell = shell
+
+    def __getattr__(self, method: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda *arguments: getattr(self.shell, method)(*arguments))
+
+
+def test_a_controller_that_has_forgotten_the_workers_is_told_of_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda value, timeout: value)
     worker, other = Worker("a node", 1, "{}"), Worker("a node", 2, "{}")
     shell = ControllerShell(policy_of(from_tree({}, STAGES)))
-    assert shell.ask(None, {0: worker}).workers == {0: worker}, "it has just come back"
+    driver = DriverController(_Near(shell), timeout_s=1.0)
+    assert _heard(driver, {}) == {}
+    assert _heard(driver, {0: worker}) is None
+    assert _heard(driver, {0: worker}) == {0: worker}, "it had just come back"
+    assert _heard(driver, {0: worker}) is None, "the driver has heard it"
     shell.asked(5, 0)
     assert shell.failed("killed")
-    assert shell.ask(None, {0: worker}).workers == {}, "they are gone, and the driver does not know yet"
+    assert _heard(driver, {0: worker}) == {}, "they are gone, and the driver does not know yet"
+    assert _heard(driver, {0: worker}) is None
     shell.join(0, other)
-    assert shell.ask(None, {0: worker}).workers == {0: other}
+    assert _heard(driver, {0: worker}) == {0: other}
+    assert _heard(driver, {0: other}) is None
+
+
+def _heard(driver: DriverController, known: dict[int, Worker]) -> dict[int, Worker] | None:
+    word = driver.ask(None, known)
+    assert word is not None
+    return word.workers
 
 
 def test_what_failed_workers_say_is_told_in_a_line() -> None:
