@@ -138,13 +138,9 @@ def read_batch(rows: Rows, order: RowOrder, cut_: Cut, chosen: slice, seq_len_to
     position, offset, n_targets = cut_.position[chosen], cut_.offset[chosen], cut_.n_targets[chosen]
     if len(position) == 0:
         position, offset, n_targets = cut_.position[:1], cut_.offset[:1], np.zeros(1, dtype=np.int64)
-    numbers, inverse = np.unique(order.rows(position), return_inverse=True)
-    tokens = rows[numbers]
-    column = np.arange(seq_len_tokens)
-    place = np.minimum(offset[:, None] + column, rows.context_length - 1)
-    inputs = tokens[inverse[:, None], place]
-    targets = np.where(column < n_targets[:, None], tokens[inverse[:, None], place + 1], IGNORED)
-    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
+    tokens = rows.pieces(order.rows(position), offset, seq_len_tokens)
+    targets = np.where(np.arange(seq_len_tokens) < n_targets[:, None], tokens[:, 1:], IGNORED)
+    return Batch(torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])), torch.from_numpy(targets))
 
 
 def fingerprint(order: RowOrder, cut_: Cut) -> int:

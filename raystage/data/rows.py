@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from raystage.config import ConfigError
 
@@ -38,3 +38,8 @@ class Rows:
         """int64 (n, context_length + 1) of the rows `indices`. Raises IndexError for one that does not exist."""
         chosen = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
         return self._rows_nl[chosen].astype(np.int64)
+
+    def pieces(self, numbers: NDArray[np.int64], offsets: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """int64 (n, length + 1): from the token at `offsets` of each row on; past a row's end its last token again."""
+        columns = np.minimum(offsets[:, None] + np.arange(length + 1), self.context_length)
+        return np.asarray(self.tokens).take(numbers[:, None] * self.context_length + columns).astype(np.int64)

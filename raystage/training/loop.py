@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raystage.config.duration import parse_duration
-from raystage.data.batch import Cut, cut, fingerprint, rank_slice, read_batch
-from raystage.data.order import RowOrder
+from raystage.data.reader import Reader, Wanted
 from raystage.devices.programs import Programs
 from raystage.models.count import flops_per_token, matmul_parameters, mfu
 from raystage.pacing.point import Check, Decision, Point
@@ -43,8 +42,7 @@ class Loop:
     def __init__(self, run: Run, resume: Stored | None, wants_others: Callable[[int], bool] = lambda position: False) -> None:
         self._wants_others = wants_others
         self._run, self._config, self._ranks, self._outside = run, run.config, run.ranks, run.outside
-        self._rows = run.job.corpus.train_rows(run.config.model.context_length)
-        self._order = RowOrder(len(self._rows), run.config.seed)
+        self._reader = Reader(run.job.corpus.train_rows(run.config.model.context_length), run.config.seed, run.config.pacing.cutting)
         self._policy = policy_of(run.config)
         self._has_schedule = any(change.at is not None for change in self._policy.plan.changes)
         self._unrecorded = [] if resume else list(run.decisions)
@@ -152,9 +150,7 @@ class Loop:
             run.device.seed((self._config.seed * 1_000_003 + step) * 4099 + run.device.shares(self._ranks)[0])
         lr = run.peak_lr * self._rate_factor(step, progress)
         set_learning_rate(state.machinery.optimizer, lr)
-        cut_ = self._next_cut()
-        mine = rank_slice(len(cut_.position), *run.device.shares(self._ranks))
-        batch = read_batch(self._rows, self._order, cut_, mine, seq_len_tokens)
+        cut_, batch = self._reader.read(counters.place, self._wanted)
         loss_sum, grad_norm = train_step(
             state.machinery,
             batch,
@@ -168,17 +164,18 @@ class Loop:
         flops = cut_.tokens * flops_per_token(state.machinery.spec, seq_len_tokens)
         run.state = dataclasses.replace(state, counters=counters.after_step(cut_, flops))
         seconds = time.perf_counter() - begin_s
-        record = {"kind": "train", **run.stamp(), "batch_crc32": fingerprint(self._order, cut_)}
+        record = {"kind": "train", **run.stamp(), "batch_crc32": self._reader.fingerprint(cut_)}
         self._steps.add(Step(record, self._seen(lr), cut_.tokens, flops, seconds, loss_sum, grad_norm))
 
-    def _next_cut(self) -> Cut:
-        state, context = self._run.state, self._config.model.context_length
-        return cut(state.counters.place, self._run.n_sequences, state.shape.seq_len_tokens, context, self._config.pacing.cutting)
+    @property
+    def _wanted(self) -> Wanted:
+        run = self._run
+        return Wanted(run.n_sequences, run.state.shape.seq_len_tokens, *run.device.shares(self._ranks))
 
     def where(self) -> tuple[int, list[int]]:
         """The step that is trained or comes next, and the rows of the corpus in its batch."""
-        rows = self._order.rows(self._next_cut().position)
-        return self._run.state.counters.step + 1, sorted({int(row) for row in rows})
+        counters = self._run.state.counters
+        return counters.step + 1, self._reader.row_numbers(self._reader.cut_at(counters.place, self._wanted))
 
     def _seen(self, lr: float) -> dict[str, Any]:
         """What the point of the step just done has beside its loss and its time."""

@@ -15,6 +15,7 @@ import torch
 from tests.bench import (
     bench_controller,
     bench_controller_day,
+    bench_data_wait,
     bench_growth,
     bench_peers,
     bench_prepare,
@@ -55,6 +56,7 @@ def main() -> None:
 def _on_cpu() -> Iterator[Result]:
     for bench in _CPU:
         yield bench.run()
+    yield from bench_data_wait.run()
     yield from bench_workers.run()
     yield from bench_peers.run()
 

@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 from scipy import special
 
+import raystage.data.reader as reader_module
 import raystage.training.loop as loop_module
 from raystage.data.batch import Batch
 from raystage.runtime.run_folder import RunFolder
@@ -90,7 +91,7 @@ def _cost_a_step(folder: Path, name: str) -> float:
     ]
     with contextlib.ExitStack() as patches:
         # plain functions: a mock keeps all that it was ever called with, and the collector of garbage goes through it
-        patches.enter_context(mock.patch.object(loop_module, "read_batch", read))
+        patches.enter_context(mock.patch.object(reader_module, "read_batch", read))
         patches.enter_context(mock.patch.object(loop_module, "train_step", step))
         for owner, part in (*pacing, (StepLog, "add")):
             patches.enter_context(mock.patch.object(owner, part, clock.running(getattr(owner, part))))

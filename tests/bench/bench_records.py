@@ -12,6 +12,7 @@ from unittest import mock
 
 import torch
 
+import raystage.data.reader as reader_module
 import raystage.runtime.driver as driver_module
 import raystage.training.loop as loop_module
 from raystage.data.batch import Batch
@@ -55,7 +56,7 @@ def _cost_a_step(folder: Path, name: str, uri: str | None) -> tuple[float, float
     tracking = ["tracking.mlflow=false"] if uri is None else ["tracking.mlflow=true", f"tracking.mlflow_uri={uri}"]
     config = configure(folder, [f"name={name}", *RUN, *tracking])
     with contextlib.ExitStack() as patches:
-        patches.enter_context(mock.patch.object(loop_module, "read_batch", return_value=batch))
+        patches.enter_context(mock.patch.object(reader_module, "read_batch", return_value=batch))
         patches.enter_context(mock.patch.object(loop_module, "train_step", step))
         patches.enter_context(mock.patch.object(driver_module, "wrap_up", return_value=None))
         patches.enter_context(mock.patch.object(driver_module, "_LAST_DELIVERY_S", 1.0))

@@ -41,3 +41,13 @@ def test_too_few_tokens_is_one_line() -> None:
     line = message_of(lambda: Rows(np.arange(8, dtype="<u2"), 8))
     assert line.startswith("model.context_length=8: needs 9 tokens")
     assert "has 8" in line
+
+
+def test_pieces_begin_inside_rows_and_end_with_them() -> None:
+    rows = Rows(np.arange(33, dtype="<u2"), 8)
+    pieces = rows.pieces(np.array([3, 0, 2]), np.array([0, 2, 6]), 4)
+    assert pieces.dtype == np.int64
+    assert pieces.tolist() == [[24, 25, 26, 27, 28], [2, 3, 4, 5, 6], [22, 23, 24, 24, 24]]
+    assert rows.pieces(np.array([3]), np.array([0]), 8).tolist() == [list(range(24, 33))]
+    with pytest.raises(IndexError):
+        rows.pieces(np.array([4]), np.array([0]), 8)

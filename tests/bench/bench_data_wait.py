@@ -1,0 +1,77 @@
+"""How long the training loop waits for its batches, as a share of its steps: cut, rows, tensors, the way to the device.
+Whole runs in this process, of which both are timed.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from raystage.data.batch import Batch
+from raystage.data.reader import Reader
+from raystage.devices import pick_device
+from raystage.devices.ranks import Ranks
+from raystage.runtime.worker import run_rank
+from raystage.training.loop import Loop
+from tests.bench.endless_run import endless
+from tests.bench.peer_size import PeerSize, small
+from tests.bench.result import Result
+from tests.training.made_run import assign
+
+N_BLOCKS = 5
+SIZES = (
+    (PeerSize("quickstart's first stage", 512, 1, 1, 32, 32, 64), 100),
+    (PeerSize("quickstart's last stage", 512, 2, 2, 64, 128, 16), 100),
+    (small(256), 4),
+)
+
+
+def run() -> Iterator[Result]:
+    """A line a size, which goes with the steps of a block."""
+    for size, block_steps in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            waits, steps = _train(size, Path(folder), (N_BLOCKS + 1) * block_steps)
+        blocks = [slice(i * block_steps, (i + 1) * block_steps) for i in range(1, N_BLOCKS + 1)]  # the first one warms up
+        shares = tuple(100 * sum(waits[block]) / sum(steps[block]) for block in blocks)
+        said = f"{1e6 * sum(waits) / len(steps):.0f} us of {1e3 * sum(steps) / len(steps):.1f} ms"
+        yield Result(f"waiting for data, {size.name}", "a step", "%", shares, "<= 1.00", said)
+
+
+def _train(size: PeerSize, folder: Path, n_steps: int) -> tuple[list[float], list[float]]:
+    """Seconds of waiting and of the whole, step by step."""
+    waits, steps = _Timed(Reader.read), _Timed(Loop._train_one_step)
+    places, config = _Timed(Batch.on), endless(folder, "wait", size, 10, f"training.duration={n_steps} steps")
+    with (
+        mock.patch.object(Reader, "read", waits.method()),
+        mock.patch.object(Batch, "on", places.method()),
+        mock.patch.object(Loop, "_train_one_step", steps.method()),
+    ):
+        run_rank(assign(config), pick_device(size.device), Ranks(), threads=os.cpu_count() or 1)
+    placed_s = places.seconds[:n_steps]  # one micro-batch a step; validation comes last
+    return [a + b for a, b in zip(waits.seconds, placed_s, strict=True)], steps.seconds
+
+
+class _Timed:
+    """A method, and the seconds of its calls."""
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self._inner = inner
+        self.seconds: list[float] = []
+
+    def method(self) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin_s = time.perf_counter()
+            try:
+                return self._inner(*args, **kwargs)
+            finally:
+                self.seconds.append(time.perf_counter() - begin_s)
+
+        return timed
+
+
+if __name__ == "__main__":
+    for result in run():
+        print(result.line(), flush=True)

@@ -1,0 +1,74 @@
+"""Batches step after step: the same whatever was read ahead."""
+
+import queue
+import random
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import raystage.data.reader as reader_module
+from raystage.data.batch import Batch, Cut, Cutting, cut, rank_slice, read_batch
+from raystage.data.order import RowOrder
+from raystage.data.place import Place
+from raystage.data.reader import Reader, Wanted
+from raystage.data.rows import Rows
+
+CONTEXT, N_ROWS, SEED = 24, 40, 3
+MODES: list[Cutting] = ["segment", "truncate", "recycle"]
+
+
+def rows() -> Rows:
+    return Rows(np.arange(N_ROWS * CONTEXT + 1, dtype=np.uint16), CONTEXT)
+
+
+@pytest.mark.parametrize("cutting", MODES)
+def test_batches_are_those_of_the_order_through_changes_of_stage_and_back_to_an_earlier_place(cutting: Cutting) -> None:
+    chances, reader, order = random.Random(1), Reader(rows(), SEED, cutting), RowOrder(N_ROWS, SEED)
+    places, wanted = [Place()], Wanted(4, 8, 1, 2)
+    for _ in range(60):
+        if chances.random() < 0.3:  # another stage
+            wanted = Wanted(chances.randint(2, 5), chances.choice([8, 12, 16, 24]), 1, 2)
+        place = chances.choice(places) if chances.random() < 0.2 else places[-1]
+        found, batch = reader.read(place, wanted)
+        expected = cut(place, wanted.n_sequences, wanted.seq_len_tokens, CONTEXT, cutting)
+        mine = rank_slice(wanted.n_sequences, 1, 2)
+        alone = read_batch(rows(), order, expected, mine, wanted.seq_len_tokens)
+        assert torch.equal(batch.inputs_BL, alone.inputs_BL)
+        assert torch.equal(batch.targets_BL, alone.targets_BL)
+        assert found.place_after == expected.place_after
+        places.append(found.place_after)
+
+
+def test_the_next_steps_batch_is_read_while_this_one_is_computed_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+
+    def noted(rows: Rows, order: RowOrder, cut_: Cut, chosen: slice, seq_len_tokens: int) -> Batch:
+        read.put((threading.current_thread().name, int(cut_.position[0])))
+        return read_batch(rows, order, cut_, chosen, seq_len_tokens)
+
+    monkeypatch.setattr(reader_module, "read_batch", noted)
+    reader, place, wanted = Reader(rows(), SEED, "truncate"), Place(), Wanted(4, 8, 0, 1)
+    for step in range(5):
+        place = reader.read(place, wanted)[0].place_after
+        if step == 0:
+            assert read.get(timeout=60) == ("MainThread", 0)
+        thread, position = read.get(timeout=60)
+        assert (thread.startswith("reader"), position) == (True, 4 * (step + 1))
+    reader.read(place, Wanted(4, 12, 0, 1))
+    assert read.get(timeout=60) == ("MainThread", 20), "another stage wants the same rows, longer"
+
+
+def test_an_error_ahead_is_raised_at_the_step_that_wants_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiled(rows: Rows, order: RowOrder, cut_: Cut, *others: Any) -> Batch:
+        if cut_.position[0] == 4:
+            raise OSError("the disk is gone")
+        return read_batch(rows, order, cut_, *others)
+
+    monkeypatch.setattr(reader_module, "read_batch", spoiled)
+    reader, wanted = Reader(rows(), SEED, "truncate"), Wanted(4, 8, 0, 1)
+    cut_, _ = reader.read(Place(), wanted)
+    with pytest.raises(OSError, match="the disk is gone"):
+        reader.read(cut_.place_after, wanted)
