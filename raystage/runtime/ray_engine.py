@@ -86,8 +86,8 @@ class RayEngine:
             n_workers = self._wait_for_room(wanted, n_before, say)
             if n_workers is None:
                 return False
-            controller.begin_group()
             spares.prepare(places(ray_nodes(), self._hardware.need, n_workers))
+            controller.begin_group()
             group = Group(number, wanted, n_workers, position, self._hardware)
             watch = GroupWatch(controller, group, restarts, spares, assignment.config, say)
             end = self._follow(Fit(assignment, group, actor), watch, controller)

@@ -13,7 +13,6 @@ from raystage.devices import pick_device
 from raystage.evaluation.generation import Generator, Sampling
 from raystage.evaluation.language_model import open_language_model
 from raystage.evaluation.python_lines import share_of_python
-from raystage.report.build import build_report
 from raystage.runtime.export import choose_checkpoint, export
 from raystage.runtime.run_folder import RunFolder
 
@@ -34,6 +33,8 @@ class Products:
 
 def wrap_up(config: Config, corpus: Corpus, folder: RunFolder) -> Products:
     """Exports the newest checkpoint, writes the sample and builds the report."""
+    from raystage.report.build import build_report  # what draws takes a second to import, and training begins without it
+
     model = export(choose_checkpoint(folder.path, None), corpus, folder.path / "model")
     folder.report.mkdir(exist_ok=True)
     facts = _write_sample(config, corpus, model, folder.report) if config.sample.lines else None
