@@ -41,7 +41,7 @@ audit: $(STAMP) ## known vulnerabilities of the pinned packages, in an environme
 	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'; }
 	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
-reproduce-%: $(STAMP) ## a study of tune_configs/reproduce/, like reproduce-growth (an hour or two on two cores; goes on where it stopped)
+reproduce-%: $(STAMP) ## a study of tune_configs/reproduce/, like reproduce-growth (hours on two cores; goes on where it stopped)
 	$(BIN)/raystage reproduce tune_configs/reproduce/$*.yaml
 
 bench: $(STAMP) ## the benchmarks of the CPU (half an hour)

@@ -10,18 +10,22 @@ import typer
 from raystage.config.redact import redacted
 from raystage.config.study import read_study
 
+_PRESETS = Path("tune_configs/reproduce")
 _terminal = rich.console.Console(highlight=False)
 
 
 def reproduce(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file, like tune_configs/reproduce/growth.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="like seeds=[1] arms.ramp.budget=50%")] = None,
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file, or the name of one in tune_configs/reproduce/, like growth")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="like seeds=[1,2] or sizes.small.training.batch_tokens=8192")
+    ] = None,
     size: Annotated[str, typer.Option(help="one of the file's sizes")] = "small",
     out: Annotated[Path | None, typer.Option(help="folder for the page, the picture and the numbers; default: the study's report")] = None,
     only_report: Annotated[bool, typer.Option("--only-report", help="of the runs that have ended; train nothing")] = False,
 ) -> None:
     """Run a study, or go on with it: every arm at its best learning rate with several seeds; then a page, a picture, the numbers."""
-    wanted = read_study(study, size, overrides or ())
+    path = study if study.suffix else _PRESETS / f"{study}.yaml"
+    wanted = read_study(path, size, overrides or ())
     from raystage.runtime.driver import prepare_corpus
     from raystage.studies.execute import run_study
     from raystage.studies.report import build_study_report

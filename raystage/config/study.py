@@ -19,7 +19,8 @@ from raystage.config.parse import parse
 from raystage.config.schema import Config
 
 HELP = "raystage reproduce --help"
-_OWN_OF_RUNS = ("name", "seed", "storage", "training.duration", "training.optimizer.lr", "training.stop_at")
+_OWN_OF_RUNS = ("name", "seed", "storage", "storage_cache", "training.duration", "training.optimizer.lr", "training.stop_at")
+_ALIKE = ("data", "model", "validation", "evaluation", "init_from", "runtime", "checkpoint", "tracking", "sample")  # in all arms
 _MOST_CHARACTERS = 40
 Factor = Annotated[float, Field(gt=0)]
 Column = Literal["worst_loss_ratio", "n_unstable", "largest_grad_norm", "largest_second_moment"]
@@ -36,13 +37,15 @@ class StudyKeys:
     name: str = Field(default="study", min_length=1, max_length=40, pattern=NAME, description="of the study, and of its folder")
     question: str = Field(default="", description="what it asks, in a sentence")
     baseline: str = Field(default="static", description="arm that the others are measured against")
-    reference: tuple[str, ...] | Literal["curve"] = Field(
-        default="curve",
-        description="what equal loss would have cost: arms of the baseline's kind with other budgets; "
-        "curve: the baseline's own validations, where its learning rate does not decay",
+    reference: tuple[str, ...] | Literal["curve"] | None = Field(
+        default=None,
+        description="what equal loss would have cost: the baseline and the same with other budgets; "
+        "curve: the baseline's own validations, where its learning rate does not decay; null: not asked",
     )
-    levels: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(1.0,), description="shares of the baseline's compute at whose loss an arm's compute is compared (reference: curve)"
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.5, 0.9),
+        min_length=1,
+        description="shares of the baseline's compute at whose loss an arm's compute is compared (reference: curve)",
     )
     learning_rates: tuple[Factor, ...] = Field(
         default=(0.5, 1.0, 2.0), min_length=1, description="of every arm: factors of training.optimizer.lr, tried with the first seed"
@@ -98,7 +101,13 @@ class Study:
     def name(self) -> str:
         return f"{self.keys.name}-{self.size}"
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Arms of the reference whose ends tell what equal loss would have cost."""
+        return () if self.keys.reference in (None, "curve") else tuple(self.keys.reference)
+
     def arm(self, name: str) -> Arm:
+        """The one of this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
 
@@ -133,6 +142,10 @@ def _base(size: str, tree: dict[str, Any]) -> Config:
         raise ConfigError(
             f"sizes.{size}: training.duration={base.training.duration}: budgets are shares of tokens, steps or FLOPs; give one of these"
         )
+    if base.training.stop_at is not None:
+        raise ConfigError(f"sizes.{size}: training.stop_at={base.training.stop_at}: runs of a study go to their end; leave it out")
+    if "://" in base.storage:
+        raise ConfigError(f"sizes.{size}: storage={base.storage}: the runs of a study lie in a folder of this machine; give a path")
     return base
 
 
@@ -151,9 +164,11 @@ def _arm(name: str, tree: dict[str, Any], base: Config) -> Arm:
     try:
         keys = validated(ArmKeys, tree, (), HELP)
         overrides = (*_lists(keys.shares, base), *as_overrides(changes))
-        for override in overrides:
-            if override.startswith(tuple(f"{key}=" for key in _OWN_OF_RUNS)):
-                raise ConfigError(f"set.{override.partition('=')[0]}: the study sets it itself; budget and learning_rates are for that")
+        for key in (override.partition("=")[0] for override in overrides):
+            if key in _OWN_OF_RUNS:
+                raise ConfigError(f"set.{key}: the study sets it itself; budget and learning_rates are for that")
+            if key.partition(".")[0] in _ALIKE:
+                raise ConfigError(f"set.{key}: must be alike in all arms, or they could not be compared; set it in the size")
         if float(keys.budget.partition("%")[0]) <= 0:
             raise ConfigError(f"budget={keys.budget}: must be above 0%")
         from_tree(to_tree(base), overrides)
@@ -190,12 +205,19 @@ def _check(study: Study) -> None:
     names, keys = [arm.name for arm in study.arms], study.keys
     if not names:
         raise ConfigError("arms: must have at least one, the baseline")
-    named = {"baseline": [keys.baseline], "reference": [] if keys.reference == "curve" else list(keys.reference)}
+    named = {"baseline": [keys.baseline], "reference": list(study.ends)}
     named |= {f"arms.{arm.name}.rate_of": [arm.keys.rate_of] for arm in study.arms if arm.keys.rate_of}
     for key, mentioned in named.items():
         odd = [name for name in mentioned if name not in names]
         if odd:
             raise ConfigError(f"{key}={odd[0]}: no such arm; one of {', '.join(names)}")
+    if keys.reference == "curve" and study.base.training.schedule.kind != "constant":
+        raise ConfigError(
+            f"reference=curve: needs training.schedule.kind=constant, not {study.base.training.schedule.kind}, whose rate has not decayed "
+            "where the curve is read; name arms with other budgets"
+        )
+    if keys.reference not in (None, "curve") and (len(study.ends) < 2 or keys.baseline not in study.ends):
+        raise ConfigError(f"reference={list(study.ends)}: must be the baseline, {keys.baseline}, and the same with another budget, or more")
     for arm in study.arms:
         if arm.keys.rate_of and study.arm(arm.keys.rate_of).keys.rate_of:
             raise ConfigError(f"arms.{arm.name}.rate_of={arm.keys.rate_of}: that arm takes another's rate; name the one that is tried out")

@@ -4,11 +4,11 @@ import contextlib
 import platform
 from typing import Literal
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raystage.devices.available_memory import available_bytes
 from raystage.devices.data_parallel import data_parallel
 from raystage.devices.device import Precision
 from raystage.devices.eager import Eager
@@ -63,7 +63,7 @@ class Cpu(Eager):
         return None
 
     def free_bytes(self) -> int:
-        return int(psutil.virtual_memory().available)
+        return available_bytes()
 
     def free(self) -> None:
         pass

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import subprocess  # nosec B404  # this package's own module, no shell
@@ -11,11 +10,12 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from raystage.config import dump
+from raystage.config import ConfigError, dump
 from raystage.config.study import Study
-from raystage.studies.one_run import DONE, FAILED, STOPPED
-from raystage.studies.runs import StudyRun, due_runs
+from raystage.studies.one_run import ENDED, STOPPED
+from raystage.studies.runs import StudyRun, due_runs, most_runs
 from raystage.studies.study_folder import StudyFolder
 
 _POLL_S = 0.2
@@ -30,7 +30,11 @@ class _Running:
 
 
 def run_study(study: Study, say: Say) -> bool:
-    """Runs what is missing. False where runs are left: it was stopped (Ctrl-C), with their checkpoints, or one was killed."""
+    """Runs what is missing. False where runs are left: it was stopped (Ctrl-C), with their checkpoints, or something was in the way of one.
+
+    Raises ConfigError before a run starts.
+    """
+    _check_texts(study)
     folder = StudyFolder(study)
     folder.path.mkdir(parents=True, exist_ok=True)
     pool = _Pool(folder, say)
@@ -77,25 +81,23 @@ class _Pool:
         for each in [each for each in self.running if each.process.poll() is not None]:
             self.running.remove(each)
             code, run = each.process.returncode, each.run
-            if code == DONE:
+            if code == ENDED:
                 self._losses[run] = self._folder.loss(run)
-            elif code == FAILED:
-                self._losses[run] = None
-                self._folder.keep_failure(run)
             else:
                 self.left.add(run)
-            self._say(self._line(run, code))
+            self._say(f"{run}: {self._how(run, code)}")
 
-    def _line(self, run: StudyRun, code: int) -> str:
+    def _how(self, run: StudyRun, code: int) -> str:
+        """How a run ended, in words."""
         if code == STOPPED:
-            return f"{run.name}: stopped with a checkpoint"
-        if code not in (DONE, FAILED):
-            return f"{run.name}: ended with code {code}: {self._folder.last_words(run)}; the same command goes on with it"
+            return "stopped with a checkpoint"
+        if code != ENDED:
+            return f"ended with code {code}: {self._folder.last_words(run)}; the same command tries it again"
         loss = self._losses[run]
-        how = f"failed: {self._folder.last_words(run)}" if code == FAILED else "loss not finite" if loss is None else f"{loss:.4f}"
-        n_ended, most = len(self._losses), _most_runs(self._study)
+        how = f"diverged: {self._folder.last_words(run)}" if loss is None else f"{loss:.4f}"
+        n_ended, most = len(self._losses), most_runs(self._study)
         hours = (time.monotonic() - self._begin_s) / 3600 * (most - n_ended) / max(1, n_ended - self._n_before)
-        return f"{run.name}: {how}; {n_ended} runs of at most {most}, at most {hours:.1f} hours left"
+        return f"{how}; {n_ended} runs of {most}, {hours:.1f} hours left at this pace"
 
     def _start(self, run: StudyRun, slot: int) -> _Running:
         folder, study = self._folder, self._study
@@ -103,13 +105,12 @@ class _Pool:
             path.mkdir(parents=True, exist_ok=True)
         config = folder.of(run) / "study_run.yaml"
         config.write_text(dump(folder.config_of(run)))
-        zeroshot = study.keys.zeroshot
-        measured = [json.dumps(dataclasses.asdict(zeroshot))] if zeroshot.texts or zeroshot.lambada else []
         environment = os.environ | {"OMP_NUM_THREADS": str(_threads(study))}
-        if study.base.runtime.device == "cuda":
-            environment["CUDA_VISIBLE_DEVICES"] = str(slot)
+        gpus = _gpus(study)
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         with folder.log_of(run).open("a") as log:
-            command = [sys.executable, "-m", "raystage.studies.one_run", str(config), str(os.getpid()), *measured]
+            command = [sys.executable, "-m", "raystage.studies.one_run", str(config), str(os.getpid()), folder.wanted]
             # a session of its own: Ctrl-C in the terminal is passed on once, by `stop`
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)  # nosec B603
         return _Running(run, slot, process)
@@ -119,22 +120,29 @@ def slots_of(study: Study) -> int:
     """How many runs go side by side."""
     if study.keys.at_once is not None:
         return study.keys.at_once
-    if study.base.runtime.device == "cuda":
-        import torch
+    return len(_gpus(study)) or max(1, (os.cpu_count() or 1) // _threads(study))
 
-        return max(1, torch.cuda.device_count())
-    return max(1, (os.cpu_count() or 1) // _threads(study))
+
+def _gpus(study: Study) -> list[str]:
+    """The GPUs of this process by the names that CUDA_VISIBLE_DEVICES takes; none where runs are for CPUs."""
+    import torch
+
+    wanted = study.base.runtime.device
+    if wanted not in ("cuda", "auto") or not torch.cuda.is_available():
+        return []
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named or [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _threads(study: Study) -> int:
     return study.base.runtime.threads_per_worker or 1
 
 
-def _most_runs(study: Study) -> int:
-    """A trial with the first seed counts again where its rate is chosen."""
-    keys = study.keys
-    n_tried = sum(arm.keys.rate_of is None for arm in study.arms)
-    return n_tried * (len(keys.learning_rates) - 1) + len(study.arms) * len(keys.seeds)
+def _check_texts(study: Study) -> None:
+    wanted = study.keys.zeroshot
+    for name in (*wanted.texts, *([wanted.lambada] if wanted.lambada else [])):
+        if not Path(name).is_file():
+            raise ConfigError(f"zeroshot: {name} is no file; name texts that are there, or none: zeroshot={{}}")
 
 
 @contextlib.contextmanager

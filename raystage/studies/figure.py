@@ -11,16 +11,16 @@ from raystage.config.study import Study
 from raystage.report import style
 from raystage.report.digest import Digest
 from raystage.studies.equal_loss import Curve, smoothed
-from raystage.studies.results import ArmResult, Digests, final_loss, flops_of
-from raystage.studies.runs import Losses, runs_of
+from raystage.studies.results import Digests, final_loss, flops_of
+from raystage.studies.runs import Losses, counted_runs
 
 _LABELS = {"flops": "compute [FLOPs]", "tokens_seen": "tokens seen"}
 _LOWEST_SHARE = 0.15  # of the longest run: before, all curves fall steeply and the differences are not to be seen
 
 
-def save_figure(study: Study, losses: Losses, digests: Digests, results: Sequence[ArmResult], path: Path) -> None:
+def save_figure(study: Study, losses: Losses, digests: Digests, path: Path) -> None:
     """One PNG of two panels."""
-    own = {arm.name: [digests[run] for run in runs_of(study, arm.name, losses)] for arm in study.arms}
+    own = {arm.name: [digests[run] for run in counted_runs(study, arm.name, losses) if losses[run] is not None] for arm in study.arms}
     with style.applied():
         figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained", facecolor="white")
         curves, ends = figure.subplots(1, 2, width_ratios=(1.25, 1))
@@ -68,7 +68,7 @@ def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) ->
                 linestyle="none",
                 label=name,
             )
-    reference = [own[name] for name in study.keys.reference if own.get(name)] if study.keys.reference != "curve" else []
+    reference = [own[name] for name in study.ends if own[name]]
     if len(reference) > 1:
         points = sorted((np.mean([flops_of(d) for d in digests]), np.mean([final_loss(d) for d in digests])) for digests in reference)
         axes.plot([x for x, _ in points], [y for _, y in points], color=style.MUTED, linewidth=1.0, zorder=0)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from raystage.config.study import Study
 from raystage.studies.answer import answer
-from raystage.studies.results import ArmResult, Spread
+from raystage.studies.results import ArmResult
+from raystage.studies.spread import Spread
 
 _COLUMN_WORDS = {
     "worst_loss_ratio": "worst loss ratio",
@@ -14,11 +15,12 @@ _COLUMN_WORDS = {
 }
 
 
-def page_of(study: Study, results: Sequence[ArmResult], conditions: str, command: str) -> str:
-    """The page. `conditions`: what the runs were trained on."""
+def page_of(study: Study, results: Sequence[ArmResult], n_missing: int, conditions: str, command: str) -> str:
+    """The page. `n_missing`: runs that have not ended; `conditions`: what the others were trained on."""
     parts = [
         f"# {study.name}",
         study.keys.question,
+        f"**Not complete: {n_missing} runs or more are missing.**" if n_missing else "",
         answer(study, results),
         f"![Validation losses, and where every arm ends]({study.name}.png)",
         _table(study, results),
@@ -30,32 +32,34 @@ def page_of(study: Study, results: Sequence[ArmResult], conditions: str, command
 
 
 def _table(study: Study, results: Sequence[ArmResult]) -> str:
-    levels = study.keys.levels if study.keys.reference == "curve" else (1.0,)
-    saved = ["saved at equal loss" if len(levels) == 1 else f"saved at the loss of {level:.0%}" for level in levels]
-    extra = [_COLUMN_WORDS[key] for key in study.keys.columns]
+    levels: list[float | None] = [None] if study.ends else list(study.keys.levels) if study.keys.reference else []
+    saved = ["saved at equal loss" if level is None else f"saved at the loss of {level:.0%}" for level in levels]
     zeroshot = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
-    heads = ["arm", "rate", "seeds", "tokens", "FLOPs of the baseline's", "time", "validation loss", "less the baseline's"]
-    heads += [*saved, *extra, *zeroshot]
-    lines = [heads, ["---"] * len(heads), *(_row(study, result, len(levels), zeroshot) for result in results)]
+    heads = ["arm", "rate", "runs", "tokens", "FLOPs of the baseline's", "time", "validation loss", "less the baseline's"]
+    heads += [*saved, *(_COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
+    lines = [heads, ["---"] * len(heads), *(_row(study, result, levels, zeroshot) for result in results)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _row(study: Study, result: ArmResult, n_saved: int, zeroshot: Sequence[str]) -> list[str]:
+def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zeroshot: Sequence[str]) -> list[str]:
     said = f"**{result.name}**" + (f": {result.says}" if result.says else "")
     rate = "-" if result.factor is None else f"{study.base.training.optimizer.lr * result.factor:.3g}{'*' * result.at_edge}"
-    n_ended = len(result.loss.values) if result.loss else 0
-    seeds = f"{n_ended}" + (f", {result.n_failed} failed" if result.n_failed else "")
-    known = [
+    runs = f"{result.n_ended} of {result.n_wanted}" + (f", {result.n_diverged} diverged" if result.n_diverged else "")
+    saved = {each.level: f"{each.bound} {_plus_minus(each.spread, '.1%')}".strip() for each in result.saved}
+    return [
+        said,
+        rate,
+        runs,
         _with(result.tokens, lambda spread: f"{spread.mean / 1e6:.3g}M"),
         _with(result.share, lambda spread: f"{spread.mean:.1%}"),
         _with(result.seconds, lambda spread: f"{spread.mean / 60:.1f} min"),
         _with(result.loss, lambda spread: _plus_minus(spread, ".4f")),
         _with(result.difference, lambda spread: _plus_minus(spread, "+.4f")),
-        *(_with(spread, lambda spread: _plus_minus(spread, ".1%")) for spread in (*result.saved, *[None] * n_saved)[:n_saved]),
+        *(saved.get(level, "-") for level in levels),
         *(_with(result.extra.get(key), lambda spread: _plus_minus(spread, ".3g")) for key in study.keys.columns),
         *(_with(result.zeroshot.get(figure), lambda spread: _plus_minus(spread, ".4g")) for figure in zeroshot),
+        result.changes or "-",
     ]
-    return [said, rate, seeds, *known]
 
 
 def _with(spread: Spread | None, words: Callable[[Spread], str]) -> str:
@@ -70,21 +74,35 @@ def _plus_minus(spread: Spread, form: str) -> str:
 def _protocol(study: Study, conditions: str) -> list[str]:
     base, keys = study.base, study.keys
     model, training = base.model, base.training
-    factors = ", ".join(f"{training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates))
-    reference = {
-        True: "its own validations (the rate does not decay), means of five neighbours",
-        False: f"the ends of {', '.join(keys.reference)}, straight lines between on log-log axes",
-    }[keys.reference == "curve"]
+    rates = ", ".join(f"{training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates))
+    taken = [f"{arm.name} takes that of {arm.keys.rate_of}" for arm in study.arms if arm.keys.rate_of]
     return [
         f"Target: {model.family}, {model.n_layer} layers x {model.d_model} channels, {model.context_length} tokens of context; "
         f"{training.batch_tokens:,} tokens a step; base duration {training.duration}; schedule {training.schedule.kind}, "
         f"{training.schedule.warmup_steps} steps of warmup; {training.precision}.",
         f"Text: {', '.join(source.path or source.name or source.kind for source in base.data.sources)}; validation on the same "
         f"{base.validation.rows} held-out rows of the full context in every run.",
-        f"Rates: every arm is tried whole with seed {keys.seeds[0]} at {factors}, and runs at its best one with the seeds "
-        f"{', '.join(map(str, keys.seeds))}; a star marks a best rate at the edge of those tried. Arms that name another's rate take it.",
+        f"Rates: every arm is tried whole with seed {keys.seeds[0]} at {rates}, and runs at its best one with the seeds "
+        f"{', '.join(map(str, keys.seeds))}; a star marks a best rate at the edge of those tried"
+        + (f"; {', '.join(taken)}." if taken else "."),
         "FLOPs are those of all stages, attention at its length included; trying rates is charged to no arm.",
-        f"Equal loss: what the baseline needs for an arm's loss is read from {reference}. ± is the standard deviation over seeds; "
-        "differences are of the same seed, which has the same order of the data in every arm.",
+        _equal_loss(study),
+        "± is the standard deviation over seeds in the table, half of the 95% interval of the mean (Student's t) in sentences. "
+        "Differences and savings are against the baseline of the same seed, which has the same order of the data in every arm.",
+        "Times are of runs side by side on a machine that may have done other things.",
         conditions,
     ]
+
+
+def _equal_loss(study: Study) -> str:
+    if study.ends:
+        return (
+            f"Equal loss: what the baseline takes for an arm's loss is read between the ends of {', '.join(study.ends)}, each "
+            "with a decay of its own, on straight lines of log loss over log FLOPs; beyond them the nearest end gives a bound."
+        )
+    if study.keys.reference:
+        return (
+            "Equal loss: the rate is constant, so that every point of a curve is where a run might have ended; curves are read on "
+            "lines of log loss over log FLOPs through the validations within a quarter of the place."
+        )
+    return "What equal loss would have cost is not asked."

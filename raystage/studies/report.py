@@ -11,7 +11,7 @@ from raystage.report.run import load_run
 from raystage.studies.figure import save_figure
 from raystage.studies.page import page_of
 from raystage.studies.results import results_of
-from raystage.studies.runs import StudyRun, runs_of
+from raystage.studies.runs import StudyRun, counted_runs, due_runs
 from raystage.studies.study_folder import StudyFolder
 from raystage.tracking.provenance import read_provenance
 
@@ -20,15 +20,15 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
     """Writes the three files into `out`; the page's path. Arms whose runs are missing are shown without figures."""
     folder = StudyFolder(study)
     losses = folder.losses()
-    runs = [run for arm in study.arms for run in runs_of(study, arm.name, losses)]
-    digests = {run: digest_of(load_run(folder.of(run), run.name)) for run in dict.fromkeys(runs)}
+    runs = [run for arm in study.arms for run in counted_runs(study, arm.name, losses)]
+    digests = {run: digest_of(load_run(folder.of(run), str(run))) for run in dict.fromkeys(runs)}
     results = results_of(study, losses, digests)
     out.mkdir(parents=True, exist_ok=True)
-    save_figure(study, losses, digests, results, out / f"{study.name}.png")
+    save_figure(study, losses, digests, out / f"{study.name}.png")
     tree = [dataclasses.asdict(result) for result in results]
     (out / f"{study.name}.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     page = out / f"{study.name}.md"
-    page.write_text(page_of(study, results, _conditions(folder, digests), command), encoding="utf-8")
+    page.write_text(page_of(study, results, len(due_runs(study, losses)), _conditions(folder, digests), command), encoding="utf-8")
     return page
 
 

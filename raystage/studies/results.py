@@ -1,89 +1,84 @@
-"""What the runs of a study say: each arm's figures over its seeds, and against the baseline. Pure."""
+"""What the runs of a study say: each arm's figures over its seeds, and against the baseline of the same seed. Pure."""
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 
 from raystage.config.study import Study
 from raystage.report.digest import Digest
-from raystage.studies.equal_loss import Curve, compute_for, smoothed
-from raystage.studies.runs import Losses, StudyRun, chosen_factor, is_at_edge, runs_of
+from raystage.studies.changes import changes_of
+from raystage.studies.equal_loss import Bound, Curve, compute_between, compute_for, loss_at
+from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge
+from raystage.studies.spread import Spread
 
 Digests = Mapping[StudyRun, Digest]
-# two-sided 95% of Student's t by degrees of freedom; beyond, the normal one
-_T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """Values over seeds."""
+class Saved:
+    """1 - an arm's FLOPs over those that the baseline of the same seed takes for the same loss; `level`: for that of this share of its run.
 
-    values: tuple[float, ...]
+    `bound`: where some seeds lie beyond what the reference knows.
+    """
 
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation; None of one value."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def half_interval(self) -> float | None:
-        """Half of the 95% interval of the mean, by Student's t; None of one value."""
-        n = len(self.values)
-        return None if self.deviation is None else (_T95[n - 1] if n <= len(_T95) else 1.96) * self.deviation / math.sqrt(n)
+    spread: Spread
+    bound: Bound = ""
+    level: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ArmResult:
-    """`share`: of the baseline's FLOPs. `difference`: of the final validation loss, less the baseline's of the same seed.
+    """`n_ended` of `n_wanted` runs at its rate have ended, `n_diverged` of them badly: `extra` counts these too, the rest does not.
 
-    `saved`: for each level, 1 - the arm's FLOPs over those that the baseline takes for the same loss; None where that is not known.
-    `extra`: more columns by key; `zeroshot`: measurements of the final models by name.
+    `share`: of the baseline's FLOPs. `difference`: of the final validation loss, less the baseline's of the same seed.
+    `extra`: more columns by key; `zeroshot`: measurements of the final models by name; `changes`: of stage, in words.
     """
 
     name: str
     says: str
+    is_variant: bool
     factor: float | None
     at_edge: bool
-    n_failed: int
+    n_wanted: int
+    n_ended: int
+    n_diverged: int
     loss: Spread | None = None
     tokens: Spread | None = None
     flops: Spread | None = None
     seconds: Spread | None = None
     share: Spread | None = None
     difference: Spread | None = None
-    saved: tuple[Spread | None, ...] = ()
+    saved: tuple[Saved, ...] = ()
     extra: Mapping[str, Spread] = dataclasses.field(default_factory=dict)
     zeroshot: Mapping[str, Spread] = dataclasses.field(default_factory=dict)
+    changes: str = ""
 
 
 def results_of(study: Study, losses: Losses, digests: Digests) -> list[ArmResult]:
     """One an arm, in the study's order."""
-    reference = _reference(study, losses, digests)
-    return [_result(study, arm.name, losses, digests, reference) for arm in study.arms]
+    return [_result(study, arm.name, losses, digests) for arm in study.arms]
 
 
-def _result(study: Study, name: str, losses: Losses, digests: Digests, reference: Curve | None) -> ArmResult:
-    runs, factor = runs_of(study, name, losses), chosen_factor(study, name, losses)
+def _result(study: Study, name: str, losses: Losses, digests: Digests) -> ArmResult:
+    ended, factor = counted_runs(study, name, losses), chosen_factor(study, name, losses)
+    good = [run for run in ended if losses[run] is not None]
+    arm = study.arm(name)
     head = ArmResult(
         name=name,
-        says=study.arm(name).keys.says,
+        says=arm.keys.says,
+        is_variant=not arm.overrides,
         factor=factor,
         at_edge=factor is not None and is_at_edge(study, factor),
-        n_failed=0 if factor is None else sum(losses.get(StudyRun(name, factor, seed), 0.0) is None for seed in study.keys.seeds),
+        n_wanted=len(study.keys.seeds),
+        n_ended=len(ended),
+        n_diverged=len(ended) - len(good),
+        extra=_extra(study, [digests[run] for run in ended]),
     )
-    if not runs:
+    if not good:
         return head
-    own = [digests[run] for run in runs]
-    base = {run.seed: digests[run] for run in runs_of(study, study.keys.baseline, losses)}
-    paired = [(digests[run], base[run.seed]) for run in runs if run.seed in base]
+    own = [digests[run] for run in good]
+    base = _by_seed(study, study.keys.baseline, losses, digests)
+    paired = [(digests[run], base[run.seed]) for run in good if run.seed in base]
     return dataclasses.replace(
         head,
         loss=_over(own, final_loss),
@@ -92,9 +87,9 @@ def _result(study: Study, name: str, losses: Losses, digests: Digests, reference
         seconds=_over(own, lambda digest: _known(digest.facts.time_s.value)),
         share=Spread(tuple(flops_of(one) / flops_of(other) for one, other in paired)) if paired else None,
         difference=Spread(tuple(final_loss(one) - final_loss(other) for one, other in paired)) if paired else None,
-        saved=tuple(_saved(study, own, reference, level) for level in study.keys.levels),
-        extra={key: _over(own, lambda digest, key=key: _known(getattr(digest.facts, key).value)) for key in study.keys.columns},  # type: ignore[misc]
+        saved=_saved_by_ends(study, good, losses, digests) if study.ends else _saved_by_curve(study, paired),
         zeroshot=_zeroshot(own),
+        changes=changes_of([digest.decisions for digest in own], [digest.last_step for digest in own]),
     )
 
 
@@ -116,19 +111,47 @@ def _over(digests: Sequence[Digest], value: Callable[[Digest], float]) -> Spread
     return Spread(tuple(value(digest) for digest in digests))
 
 
-def _reference(study: Study, losses: Losses, digests: Digests) -> Curve | None:
-    """Compute against loss of the baseline's kind: its validations, or the ends of runs with other budgets; mean over seeds."""
-    keys = study.keys
-    if keys.reference == "curve":
-        curves = [curve_of(digests[run]) for run in runs_of(study, keys.baseline, losses)]
-        return smoothed(_mean_curve(curves)) if curves else None
-    ends = []
-    for arm in keys.reference:
-        runs = [digests[run] for run in runs_of(study, arm, losses)]
-        if runs:
-            ends.append((statistics.fmean(map(flops_of, runs)), statistics.fmean(map(final_loss, runs))))
-    ends.sort()
-    return Curve(np.array([flops for flops, _ in ends]), np.array([loss for _, loss in ends])) if len(ends) > 1 else None
+def _extra(study: Study, ended: Sequence[Digest]) -> dict[str, Spread]:
+    values = {key: tuple(_known(getattr(digest.facts, key).value) for digest in ended) for key in study.keys.columns}
+    return {key: Spread(known) for key, known in values.items() if known}
+
+
+def _by_seed(study: Study, arm: str, losses: Losses, digests: Digests) -> dict[int, Digest]:
+    return {run.seed: digests[run] for run in counted_runs(study, arm, losses) if losses[run] is not None}
+
+
+def _saved_by_ends(study: Study, good: Sequence[StudyRun], losses: Losses, digests: Digests) -> tuple[Saved, ...]:
+    """Of the seeds that every arm of the reference has; the reference of a seed is of its runs alone."""
+    reference = [_by_seed(study, arm, losses, digests) for arm in study.ends]
+    shares, bounds = [], set[Bound]()
+    for run in good:
+        if all(run.seed in each for each in reference):
+            ends = [(flops_of(each[run.seed]), final_loss(each[run.seed])) for each in reference]
+            needed, bound = compute_between(ends, final_loss(digests[run]))
+            shares.append(1 - flops_of(digests[run]) / needed)
+            bounds.add(bound)
+    bounds.discard("")
+    if not shares or len(bounds) > 1:
+        return ()
+    return (Saved(Spread(tuple(shares)), bounds.pop() if bounds else ""),)
+
+
+def _saved_by_curve(study: Study, paired: Sequence[tuple[Digest, Digest]]) -> tuple[Saved, ...]:
+    if study.keys.reference is None:
+        return ()
+    found = []
+    for level in study.keys.levels:
+        shares = [share for one, other in paired if (share := _saved_at(curve_of(one), curve_of(other), level)) is not None]
+        if shares and len(shares) == len(paired):
+            found.append(Saved(Spread(tuple(shares)), level=level))
+    return tuple(found)
+
+
+def _saved_at(own: Curve, base: Curve, level: float) -> float | None:
+    flops = level * float(base.flops[-1])
+    loss = loss_at(base, flops)
+    spent = None if loss is None else compute_for(own, loss)
+    return None if spent is None else 1 - spent / flops
 
 
 def curve_of(digest: Digest) -> Curve:
@@ -137,37 +160,10 @@ def curve_of(digest: Digest) -> Curve:
     return Curve(val["flops"], val["val_loss"])
 
 
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Of runs that validate at the same places."""
-    n = min(len(curve.flops) for curve in curves)
-    return Curve(_mean([curve.flops[:n] for curve in curves]), _mean([curve.losses[:n] for curve in curves]))
-
-
-def _mean(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = np.mean(columns, axis=0)
-    return mean
-
-
-def _saved(study: Study, own: Sequence[Digest], reference: Curve | None, level: float) -> Spread | None:
-    if reference is None:
-        return None
-    shares = []
-    for digest in own:
-        if study.keys.reference == "curve":
-            target = float(np.interp(level * reference.flops[-1], reference.flops, reference.losses))
-            spent, needed = compute_for(smoothed(curve_of(digest)), target), compute_for(reference, target)
-        else:
-            spent, needed = flops_of(digest), compute_for(reference, final_loss(digest))
-        if spent is None or needed is None:
-            return None
-        shares.append(1 - spent / needed)
-    return Spread(tuple(shares))
-
-
 def _zeroshot(own: Sequence[Digest]) -> dict[str, Spread]:
+    """Of the newest checkpoint that was measured."""
     found: dict[str, list[float]] = {}
     for digest in own:
-        for evaluated in digest.evaluations:
-            for figure, cited in evaluated.figures.items():
-                found.setdefault(figure, []).append(_known(cited.value))
+        for figure, cited in digest.evaluations[-1].figures.items() if digest.evaluations else ():
+            found.setdefault(figure, []).append(_known(cited.value))
     return {figure: Spread(tuple(values)) for figure, values in found.items()}

@@ -2,12 +2,16 @@
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Mapping
 
-from raystage.config import Config, from_tree, to_tree
+from raystage.config import Config, flat, from_tree, to_tree
 from raystage.config.duration import Duration, parse_duration
 from raystage.config.study import Arm, Study
 from raystage.training.target_cost import as_text, in_flops
+
+# where and how a run is trained moves none of its figures
+_NOT_WHAT = ("name", "storage", "runtime.", "checkpoint.", "tracking.", "data.cache_dir", "data.node_cache_dir", "data.processes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,37 +22,49 @@ class StudyRun:
     factor: float
     seed: int
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         return f"{self.arm}_lr-x{self.factor:g}_seed-{self.seed}"
 
 
-Losses = Mapping[StudyRun, float | None]  # final validation loss of the runs that have ended; None: not finite, or failed
+Losses = Mapping[StudyRun, float | None]  # final validation loss of the runs that have ended; None: it diverged
 
 
 def due_runs(study: Study, losses: Losses) -> list[StudyRun]:
     """Runs whose need is known and that have not ended, in the order in which to run them."""
     trials = [run for arm in study.arms if arm.keys.rate_of is None for run in _trials(study, arm.name)]
-    chosen = {arm.name: chosen_factor(study, arm.name, losses) for arm in study.arms}
-    repeats = [StudyRun(name, factor, seed) for seed in study.keys.seeds for name, factor in chosen.items() if factor is not None]
+    repeats = [run for seed in study.keys.seeds for arm in study.arms for run in needed_runs(study, arm.name, losses) if run.seed == seed]
     return [run for run in dict.fromkeys([*trials, *repeats]) if run not in losses]
 
 
 def chosen_factor(study: Study, arm: str, losses: Losses) -> float | None:
-    """The factor with the lowest loss; None while a trial is missing, or where all have failed."""
+    """The factor with the lowest loss; None while a trial is missing, or where all have diverged."""
     trials = _trials(study, study.arm(arm).keys.rate_of or arm)
     if any(run not in losses for run in trials):
         return None
-    found = [(math.inf if losses[run] is None else losses[run], run.factor) for run in trials]
-    loss, factor = min(found, key=lambda each: each[0] or 0.0)
-    return factor if loss != math.inf else None
+    found = [(loss, run.factor) for run in trials if (loss := losses[run]) is not None]
+    return min(found)[1] if found else None
 
 
-def runs_of(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
-    """The runs that count for an arm: those at its rate that have ended well."""
+def needed_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
+    """The runs of an arm at its rate, one a seed; none while that is not known."""
     factor = chosen_factor(study, arm, losses)
-    runs = [] if factor is None else [StudyRun(arm, factor, seed) for seed in study.keys.seeds]
-    return [run for run in runs if losses.get(run) is not None]
+    return [] if factor is None else [StudyRun(arm, factor, seed) for seed in study.keys.seeds]
+
+
+def counted_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
+    """Those of them that have ended; where every trial has diverged, these."""
+    runs = needed_runs(study, arm, losses)
+    if not runs and study.arm(arm).keys.rate_of is None:
+        trials = _trials(study, arm)
+        runs = trials if all(run in losses for run in trials) else []
+    return [run for run in runs if run in losses]
+
+
+def most_runs(study: Study) -> int:
+    """How many runs it takes at most; a trial with the first seed counts again where its rate is chosen."""
+    keys = study.keys
+    n_tried = sum(arm.keys.rate_of is None for arm in study.arms)
+    return n_tried * (len(keys.learning_rates) - 1) + len(study.arms) * len(keys.seeds)
 
 
 def is_at_edge(study: Study, factor: float) -> bool:
@@ -58,10 +74,12 @@ def is_at_edge(study: Study, factor: float) -> bool:
 
 
 def config_of(study: Study, run: StudyRun, storage: str) -> Config:
-    """The run of an arm. Raises ConfigError for one that could not be."""
+    """The run of an arm; its name ends with a digest of all that moves its figures, so that nothing else is ever taken for it.
+
+    Raises ConfigError for one that could not be.
+    """
     arm, base = study.arm(run.arm), study.base
     own = [
-        f"name={run.name}",
         f"seed={run.seed}",
         f"storage={storage}",
         f"training.optimizer.lr={base.training.optimizer.lr * run.factor:.6g}",
@@ -74,7 +92,8 @@ def config_of(study: Study, run: StudyRun, storage: str) -> Config:
     ]
     if base.runtime.threads_per_worker is None:
         own.append("runtime.threads_per_worker=1")  # runs fill the machine, one a core
-    return from_tree(to_tree(base), [*arm.overrides, *own])
+    config = from_tree(to_tree(base), [*arm.overrides, *own])
+    return dataclasses.replace(config, name=f"{run}_{_digest(config):08x}")
 
 
 def duration_of(arm: Arm, base: Config) -> Duration:
@@ -92,3 +111,10 @@ def duration_of(arm: Arm, base: Config) -> Duration:
 
 def _trials(study: Study, arm: str) -> list[StudyRun]:
     return [StudyRun(arm, factor, study.keys.seeds[0]) for factor in study.keys.learning_rates]
+
+
+def _digest(config: Config) -> int:
+    """Of what is not as it is by default: a key that raystage learns later does not change it."""
+    mine, default = flat(to_tree(config)), flat(to_tree(Config()))
+    told = sorted((key, value) for key, value in mine.items() if not key.startswith(_NOT_WHAT) and value != default.get(key))
+    return zlib.crc32(repr(told).encode())

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from raystage.config import ConfigError
 from raystage.config.study import Study
 from raystage.studies.execute import run_study
-from raystage.studies.one_run import FINISHED_FILE
+from raystage.studies.one_run import ENDED_FILE
 from raystage.studies.report import build_study_report
 from raystage.studies.runs import StudyRun
 from raystage.studies.study_folder import StudyFolder
@@ -59,7 +60,7 @@ def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> Non
     second = start(folder)
     said, _ = second.communicate(timeout=300)
     assert second.returncode == 0, said
-    assert "wild_lr-x1_seed-1: failed" in said
+    assert "wild_lr-x1_seed-1: diverged: " in said
     losses = home.losses()
     assert {run.arm for run in losses} == {"static", "half", "grown", "wild"}
     assert [run.arm for run, loss in losses.items() if loss is None] == ["wild"]
@@ -79,18 +80,21 @@ def check_page(page: str, results: list[dict[str, Any]]) -> None:
     assert "| 0.00M |" not in rows["half"]
     assert by_name["half"]["tokens"]["values"] == [4096.0]
     assert 0.5 < by_name["grown"]["share"]["values"][0] < 0.9
-    assert "**wild**: no run of it has ended well" in page
+    assert "**wild**: 1 of 1 runs diverged." in page
 
 
-def test_a_run_counts_under_its_own_configuration_alone(folder: Path, study: Study) -> None:
+def test_a_run_counts_when_its_mark_is_whole_and_all_was_measured(folder: Path, study: Study) -> None:
     home, run = StudyFolder(study), StudyRun("half", 1.0, 1)
-    mark = home.of(run) / FINISHED_FILE
-    text = mark.read_text()
-    mark.write_text("".join(line for line in text.splitlines(keepends=True) if "precision:" not in line))
-    assert run in home.losses(), "a key that was not there yet"
-    for other in (text.replace("batch_tokens: 256", "batch_tokens: 512"), "no configuration", ": ["):
-        mark.write_text(other)
-        assert run not in home.losses()
+    assert run in home.losses()
+    measured = made_study(folder, **CHANGES, zeroshot={"texts": [str(folder / "text")]})
+    assert run not in StudyFolder(measured).losses()
+    (home.of(run) / ENDED_FILE).write_text('{"diverged": nu')
+    assert run not in home.losses()
+
+
+def test_texts_that_are_not_there_are_missed_before_anything_is_trained(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="zeroshot: nowhere is no file"):
+        run_study(made_study(folder, **CHANGES, zeroshot={"texts": ["nowhere"]}), print)
 
 
 def test_the_runs_of_a_study_that_was_killed_end_too(folder: Path, study: Study) -> None:
@@ -130,5 +134,6 @@ def command_lines() -> list[str]:
 
 def test_a_report_before_any_run_has_ended(tmp_path: Path) -> None:
     page = build_study_report(made_study(tmp_path), tmp_path / "out", "raystage reproduce").read_text()
-    assert "no run of it has ended well" in page
+    assert "**depth**: not run yet." in page
+    assert "**Not complete: " in page
     assert (tmp_path / "out" / "made-tiny.png").stat().st_size > 10_000

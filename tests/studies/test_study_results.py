@@ -1,11 +1,17 @@
 """Figures over seeds, against the baseline, in words."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
+from raystage.config.study import Study
 from raystage.studies.answer import answer
-from raystage.studies.results import ArmResult, Spread
+from raystage.studies.changes import changes_of
+from raystage.studies.results import ArmResult, Saved
+from raystage.studies.spread import Spread
+from raystage.tracking.records import Record
 from tests.studies.made_study import made_study
 
 
@@ -17,12 +23,17 @@ def test_the_interval_is_students() -> None:
     assert Spread(tuple(map(float, range(30)))).half_interval == pytest.approx(1.96 * 8.803408 / math.sqrt(30), rel=1e-4)
 
 
-def result(name: str, difference: tuple[float, ...], saved: tuple[float, ...] | None) -> ArmResult:
+def result(name: str, difference: tuple[float, ...], *saved: Saved, n_diverged: int = 0) -> ArmResult:
     n = len(difference)
     return ArmResult(
-        name, "", 1.0, False, 0, Spread((3.0,) * n), share=Spread((0.6,) * n), difference=Spread(difference),
-        saved=(Spread(saved) if saved else None,),
+        name, "", False, 1.0, False, n, n + n_diverged, n_diverged, Spread((3.0,) * n), share=Spread((0.6,) * n),
+        difference=Spread(difference), saved=saved,
     )  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return made_study(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -31,23 +42,55 @@ def result(name: str, difference: tuple[float, ...], saved: tuple[float, ...] | 
         ((-0.10, -0.11, -0.09), "ends better (-0.1000 nats, 95% interval ± 0.0248) than static"),
         ((0.10, 0.11, 0.09), "ends worse (+0.1000 nats, 95% interval ± 0.0248) than static"),
         ((-0.10, 0.11, -0.09), "ends not told apart (-0.0267 nats, 95% interval ± 0.2943) from static"),
-        ((-0.10,), "ends below (-0.1000 nats, one seed) static"),
+        ((-0.10,), "ends below (-0.1000 nats) static"),
     ],
 )
-def test_a_verdict_needs_more_than_the_spread(difference: tuple[float, ...], words: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    study = made_study(tmp_path_factory.mktemp("study"))
-    (line,) = answer(study, [result("static", (0.0,), None), result("depth", difference, None)]).splitlines()
+def test_a_verdict_needs_more_than_the_spread(study: Study, difference: tuple[float, ...], words: str) -> None:
+    line = answer(study, [result("depth", difference)])
     assert words in line
     assert "60% of its FLOPs" in line
     assert "same loss" not in line
 
 
-def test_savings_are_said_with_their_range_and_their_sign(tmp_path_factory: pytest.TempPathFactory) -> None:
-    study = made_study(tmp_path_factory.mktemp("study"))
-    assert "30% less compute than static takes for the same loss (20% to 40%)" in answer(study, [result("depth", (0.1, 0.2), (0.2, 0.4))])
-    assert "30% more compute than static takes for the same loss" in answer(study, [result("depth", (0.1, 0.2), (-0.2, -0.4))])
+def test_the_baseline_with_other_budgets_is_no_answer(study: Study) -> None:
+    assert answer(study, [dataclasses.replace(result("half", (0.1,)), is_variant=True)]) == ""
 
 
-def test_an_arm_without_a_good_run_is_said_to_have_none(tmp_path_factory: pytest.TempPathFactory) -> None:
-    study = made_study(tmp_path_factory.mktemp("study"))
-    assert "no run of it has ended well" in answer(study, [ArmResult("depth", "", None, False, 0)])
+def test_savings_are_said_with_interval_sign_bound_and_level(study: Study) -> None:
+    difference = (0.1, 0.2)
+    assert "30.0% ± 127.1% less compute than static for the same loss" in answer(
+        study, [result("a", difference, Saved(Spread((0.2, 0.4))))]
+    )
+    assert "30.0% ± 127.1% more compute than static" in answer(study, [result("a", difference, Saved(Spread((-0.2, -0.4))))])
+    assert "at least 30.0%" in answer(study, [result("a", difference, Saved(Spread((0.3,)), "at least"))])
+    levels = answer(study, [result("a", difference, *(Saved(Spread((0.3,)), level=level) for level in (0.5, 0.9)))])
+    assert "for the loss that static has at 50% of its run; " in levels
+    assert "at 90% of its run" in levels
+
+
+def test_an_arm_of_which_a_seed_diverged_is_not_better(study: Study) -> None:
+    line = answer(study, [result("depth", (-0.10, -0.11, -0.09), n_diverged=1)])
+    assert "not told apart" in line
+    assert "1 of 4 runs diverged; 3 seeds" in line
+
+
+def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) -> None:
+    assert "not run yet" in answer(study, [ArmResult("depth", "", False, None, False, 3, 0, 0)])
+    assert "2 of 2 runs diverged" in answer(study, [ArmResult("depth", "", False, None, False, 3, 2, 2)])
+
+
+def decision(kind: str, step: int, trigger: str = "slope", outcome: str = "applied") -> Record:
+    fields = {"seq_len_tokens": 32, "n_layer": 1, "d_model": 64, "batch_tokens": 512}
+    changed = {**fields, "seq_len_tokens": 64} if kind == "raise_seq_len" else {**fields, "n_layer": 4}
+    return {"kind": kind, "from": fields, "to": changed, "effective_step": step, "trigger": trigger, "outcome": outcome}
+
+
+def test_changes_are_told_over_seeds() -> None:
+    runs = [
+        [decision("raise_seq_len", 10), decision("grow_depth", 50)],
+        [decision("raise_seq_len", 10), decision("grow_depth", 60, "max_dwell")],
+    ]
+    assert changes_of(runs, [100, 100]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, max_dwell)"
+    assert changes_of([runs[0], runs[0][:1]], [100, 100]).endswith("depth 1→4 50% (slope, 1 of 2 seeds)")
+    assert changes_of([[decision("grow_depth", 50, outcome="refused")]], [100]) == "depth 1→4 refused 50% (slope)"
+    assert changes_of([[], []], [100, 100]) == ""

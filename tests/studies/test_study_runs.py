@@ -1,11 +1,12 @@
 """Which runs a study needs, and what each is given."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from raystage.studies.runs import Losses, StudyRun, chosen_factor, config_of, due_runs, is_at_edge, runs_of
-from tests.studies.made_study import made_study
+from raystage.studies.runs import Losses, StudyRun, chosen_factor, config_of, counted_runs, due_runs, is_at_edge, most_runs
+from tests.studies.made_study import TREE, made_study
 
 
 def run(arm: str, factor: float, seed: int = 1) -> StudyRun:
@@ -42,9 +43,35 @@ def test_a_rate_that_failed_is_not_chosen_and_an_arm_that_always_fails_has_none(
     assert all(each.arm != "depth" for each in due_runs(study, losses))
 
 
-def test_failed_seeds_do_not_count(tmp_path: Path) -> None:
+def test_runs_that_diverged_are_counted_and_where_all_trials_did_these(tmp_path: Path) -> None:
+    study = made_study(tmp_path)
     losses: Losses = {**TRIED, run("static", 1.0, 2): None}
-    assert runs_of(made_study(tmp_path), "static", losses) == [run("static", 1.0)]
+    assert counted_runs(study, "static", losses) == [run("static", 1.0), run("static", 1.0, 2)]
+    losses = {**TRIED, run("depth", 0.5): None, run("depth", 1.0): None}
+    assert counted_runs(study, "depth", losses) == [run("depth", 0.5), run("depth", 1.0)]
+    assert counted_runs(study, "half", losses) == []
+
+
+def test_no_study_takes_more_runs_than_it_says(tmp_path: Path) -> None:
+    study, losses = made_study(tmp_path), dict[StudyRun, float | None]()
+    while due := due_runs(study, losses):
+        losses |= {each: each.factor for each in due}
+    assert len(losses) == most_runs(study)
+
+
+def test_what_moves_a_figure_is_in_the_name_of_the_run_and_nothing_else(tmp_path: Path) -> None:
+    def name(**changes: Any) -> str:
+        study = made_study(tmp_path, **changes)
+        return config_of(study, run("static", 1.0), str(tmp_path)).name
+
+    def sized(**keys: Any) -> dict[str, Any]:
+        return {"sizes": {"tiny": {**TREE["sizes"]["tiny"], **keys}}}
+
+    assert name() == name(**sized(**{"runtime.threads_per_worker": 2, "checkpoint.every_steps": 7, "storage": "elsewhere"}))
+    others = [sized(**{"training.duration": "4096 tokens"}), sized(**{"validation.rows": 9}), sized(**{"training.batch_tokens": 512})]
+    names = [name(), *(name(**changes) for changes in others)]
+    assert len(set(names)) == 4
+    assert all(each.startswith("static_lr-x1_seed-1_") for each in names)
 
 
 def test_a_best_rate_among_those_tried_is_no_edge(tmp_path: Path) -> None:

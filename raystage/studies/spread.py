@@ -1,0 +1,30 @@
+"""Values over seeds, their mean, deviation and interval. Pure."""
+
+import dataclasses
+import math
+import statistics
+
+# two-sided 95% of Student's t by degrees of freedom; beyond, the normal one
+_T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """One value a seed."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation; None of one value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def half_interval(self) -> float | None:
+        """Half of the 95% interval of the mean, by Student's t; None of one value."""
+        n = len(self.values)
+        return None if self.deviation is None else (_T95[n - 1] if n <= len(_T95) else 1.96) * self.deviation / math.sqrt(n)
