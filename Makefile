@@ -11,7 +11,7 @@ XLA_STAMP := $(XLA_VENV)/.installed
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-xla test-cuda check audit bench bench-peers bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow soak-jobs format clean
+.PHONY: help install quickstart test test-xla test-cuda check audit bench bench-peers bench-scaling bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow soak-jobs format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: $(STAMP) ## the benchmarks of the CPU (half an hour)
 
 bench-peers: $(STAMP) ## whole loops of raystage, nanoGPT and transformers' Trainer, side by side on the CPU (a quarter of an hour)
 	$(BIN)/python -m tests.bench.bench_peers
+
+bench-scaling: $(STAMP) ## the same run on 1, 2, ... workers, as many as there are cores or GPUs: tokens/s and efficiency (5 minutes on 2 cores)
+	$(BIN)/python -m tests.bench.bench_scaling
 
 bench-growth: $(STAMP) ## growth of GPT-2 124M against one copy of the grown state, and how long it stops two workers (15 GB, 5 minutes)
 	$(BIN)/python -m tests.bench.bench_growth

@@ -1,0 +1,86 @@
+"""One run on 1, 2, ... N workers of one core each, or of one GPU each, with the same global batch: tokens a second and efficiency.
+
+`python -m tests.bench.bench_scaling [N]`, `make bench-scaling`. Writes bench_scaling.json into the working folder.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from raystage.devices.ranks import Ranks
+from raystage.models.family import build_model
+from raystage.training.policy import plan_of
+from raystage.training.stage_model import spec_of
+from tests.bench.endless_run import endless
+from tests.bench.peer_size import PeerSize, on_gpu, small
+from tests.bench.result import Result
+from tests.bench.turns import RunInTurns
+from tests.gang import gang_of
+
+N_GPUS = torch.cuda.device_count()
+TURNS, REDUCTIONS = 7, 10
+
+
+def run(n_most: int) -> Iterator[Result]:
+    """A line for each number of workers from 2 on: efficiency, their rate over so many times that of one worker."""
+    size = on_gpu()[0] if N_GPUS else small(256)
+    size = dataclasses.replace(size, rows=max(size.rows, 4 * n_most))
+    numbers = range(1, n_most + 1)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        runs = [RunInTurns(Path(folder), f"workers-{n}", size, _workers(n, size), stack) for n in numbers]
+        turns = [[each.turn() for each in runs] for _ in range(TURNS)]
+    rates = dict(zip(numbers, zip(*turns, strict=True), strict=True))
+    for n in numbers[1:]:
+        shares = tuple(many / (n * one) for many, one in zip(rates[n], rates[1], strict=True))
+        said = f"{statistics.median(rates[n]):,.0f} against {statistics.median(rates[1]):,.0f} tokens/s{_reduction_words(n, size)}"
+        yield Result(f"{n} workers, {size.name}, efficiency", f"{n} x 1 worker", "x", shares, ">= 0.90", said)
+
+
+def _workers(n: int, size: PeerSize) -> list[str]:
+    return ["runtime.engine=ray", f"runtime.workers={n}", *(["runtime.threads_per_worker=1"] if size.device == "cpu" else [])]
+
+
+def _reduction_words(n: int, size: PeerSize) -> str:
+    """Of gloo alone, between processes that do nothing else."""
+    if size.device != "cpu":
+        return ""
+    with tempfile.TemporaryDirectory() as folder, gang_of(n, Path(folder)) as gang:
+        config = endless(Path(folder), "size", size, 1)
+        spec = spec_of(config, plan_of(config).shapes()[-1], size.vocab_size, eot_id=0)
+        n_parameters = sum(p.numel() for p in build_model(spec, 0).parameters())
+        seconds: list[float] = gang(_reduce, n_parameters)
+    return f"; gradients of {4 * n_parameters / 1e6:.0f} MB all-reduced alone in {1e3 * max(seconds):.0f} ms"
+
+
+def _reduce(ranks: Ranks, n_numbers: int) -> float:
+    """Seconds of the median reduction."""
+    gradients, seconds = torch.ones(n_numbers), []
+    for _ in range(REDUCTIONS):
+        dist.barrier()
+        begin_s = time.perf_counter()
+        dist.all_reduce(gradients)
+        seconds.append(time.perf_counter() - begin_s)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    """Prints the table."""
+    n_most = int(sys.argv[1]) if len(sys.argv) > 1 else N_GPUS or os.cpu_count() or 1
+    results = list(run(n_most))
+    for result in results:
+        print(result.line(), flush=True)
+    Path("bench_scaling.json").write_text(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+
+
+if __name__ == "__main__":
+    main()
