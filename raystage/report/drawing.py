@@ -1,7 +1,7 @@
 """One panel drawn: every series with an id of its own, decisions, stages and changes of workers marked."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def draw(axes: Axes, panel: Panel, runs: Sequence[Digest]) -> list[Drawn]:
     if panel.id == "throughput" and len(runs) == 1:
         mark_workers(axes, runs[0].worker_changes)
         return drawn
-    return drawn + _draw_decisions(axes, panel, runs)
+    return drawn + _draw_decisions(axes, panel, runs, {index for index, _, _ in found})
 
 
 def _draw_series(axes: Axes, panel: Panel, index: int, name: str, series: Series, runs: Sequence[Digest]) -> Drawn:
@@ -103,12 +103,14 @@ def _inside(axes: Axes, x: Values, y: Values) -> Values:
         return np.where((left <= x) & (x <= right) & (low <= y) & (y <= high), y, np.nan)
 
 
-def _draw_decisions(axes: Axes, panel: Panel, runs: Sequence[Digest]) -> list[Drawn]:
+def _draw_decisions(axes: Axes, panel: Panel, runs: Sequence[Digest], present: Set[int]) -> list[Drawn]:
+    """Of the runs that the panel has a line of."""
     labelled = are_labelled(runs)
     as_lines = labelled or len(runs) == 1
     colours = [style.INK if len(runs) == 1 else style.run_style(index)[0] for index in range(len(runs))]
     drawn = []
-    for index, (run, colour) in enumerate(zip(runs, colours, strict=True)):
+    for index in sorted(present):
+        run, colour = runs[index], colours[index]
         series = run.series.get("decisions")
         if series is None or not (as_lines or ("mean_loss" in panel.names and "mean_loss" in run.series)):
             continue
@@ -117,5 +119,5 @@ def _draw_decisions(axes: Axes, panel: Panel, runs: Sequence[Digest]) -> list[Dr
         look = Look(colour, marker=None if as_lines else "o")
         drawn.append(Drawn(id_, panel, index, "decisions", series, LABELS["decisions"], look, seen))
     if labelled:
-        label_decisions(axes, runs, panel.x.key, colours)
+        label_decisions(axes, [runs[i] for i in sorted(present)], panel.x.key, [colours[i] for i in sorted(present)])
     return drawn

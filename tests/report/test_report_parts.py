@@ -1,11 +1,15 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from raystage.report.curves import broken, peak_positions, raw, running_means
 from raystage.report.digest import digest_of
+from raystage.report.drawing import draw
 from raystage.report.marks import spread
+from raystage.report.panels import panels_of
 from raystage.report.run import Run, load_run
 from raystage.report.stability import loss_ratios
 from raystage.report.stages import stages_of, total
@@ -206,3 +210,14 @@ def test_count(value: float, text: str) -> None:
 def test_flops_and_duration() -> None:
     assert [units.flops(3.12e14), units.flops(0)] == ["3.12e14", "0.00e0"]
     assert [units.duration(s) for s in (42, 59.7, 303, 7500, 100_000)] == ["42 s", "1 min 00 s", "5 min 03 s", "2 h 05 min", "1 d 03 h"]
+
+
+def test_a_panel_marks_no_decisions_of_a_run_that_it_does_not_show(tmp_path: Path) -> None:
+    """A run on a device whose peak is not known has no MFU, beside one that has."""
+    run_dirs = [write_made_run(tmp_path / name) for name in ("gpu", "cpu")]
+    records = [json.loads(line) | {"mfu": 0.4} for line in (run_dirs[0] / "metrics.jsonl").read_text().splitlines()]
+    write_lines(run_dirs[0] / "metrics.jsonl", records)
+    runs = [digest_of(loaded(run_dir)) for run_dir in run_dirs]
+    drawn = {panel.id: draw(Figure().subplots(), panel, runs) for panel in panels_of(runs) if panel.id in ("mfu", "gradient")}
+    assert {each.run for each in drawn["gradient"] if each.name == "decisions"} == {0, 1}
+    assert [(each.run, each.name) for each in drawn["mfu"]] == [(0, "mean_mfu"), (0, "decisions")]
