@@ -15,7 +15,7 @@ def answer(study: Study, results: Sequence[ArmResult]) -> str:
 
 def _sentence(baseline: str, result: ArmResult) -> str:
     if not result.n_ended:
-        return f"**{result.name}**: not run yet."
+        return f"**{result.name}**: {'its rates are being tried' if result.trials else 'not run yet'}."
     diverged = f"{result.n_diverged} of {result.n_ended} runs diverged"
     if result.loss is None:
         return f"**{result.name}**: {diverged}."

@@ -24,6 +24,7 @@ def page_of(study: Study, results: Sequence[ArmResult], n_missing: int, conditio
         answer(study, results),
         f"![Validation losses, and where every arm ends]({study.name}.png)",
         _table(study, results),
+        _trials(study, results),
         "## Protocol",
         "\n".join(f"- {line}" for line in _protocol(study, conditions)),
         f"Made by `{command}`; the runs are ordinary run folders below `{study.base.storage}/{study.name}/runs`.",
@@ -37,8 +38,7 @@ def _table(study: Study, results: Sequence[ArmResult]) -> str:
     zeroshot = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
     heads = ["arm", "rate", "runs", "tokens", "FLOPs of the baseline's", "time", "validation loss", "less the baseline's"]
     heads += [*saved, *(_COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
-    lines = [heads, ["---"] * len(heads), *(_row(study, result, levels, zeroshot) for result in results)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _markdown(heads, [_row(study, result, levels, zeroshot) for result in results])
 
 
 def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zeroshot: Sequence[str]) -> list[str]:
@@ -60,6 +60,25 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
         *(_with(result.zeroshot.get(figure), lambda spread: _plus_minus(spread, ".4g")) for figure in zeroshot),
         result.changes or "-",
     ]
+
+
+def _trials(study: Study, results: Sequence[ArmResult]) -> str:
+    """Final validation losses of the rates that were tried; nothing where there is but one."""
+    keys = study.keys
+    tried = [result for result in results if result.trials]
+    if len(keys.learning_rates) == 1 or not tried:
+        return ""
+    heads = [f"rate, seed {keys.seeds[0]}", *(f"{study.base.training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates))]
+    return _markdown(heads, [[result.name, *_tried(study, result)] for result in tried])
+
+
+def _tried(study: Study, result: ArmResult) -> list[str]:
+    losses = [(factor in result.trials, result.trials.get(factor)) for factor in sorted(study.keys.learning_rates)]
+    return ["-" if not known else "diverged" if loss is None else f"{loss:.4f}" for known, loss in losses]
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows))
 
 
 def _with(spread: Spread | None, words: Callable[[Spread], str]) -> str:

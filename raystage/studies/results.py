@@ -8,7 +8,7 @@ from raystage.config.study import Study
 from raystage.report.digest import Digest
 from raystage.studies.changes import changes_of
 from raystage.studies.equal_loss import Bound, Curve, compute_between, compute_for, loss_at
-from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge
+from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge, trials_of
 from raystage.studies.spread import Spread
 
 Digests = Mapping[StudyRun, Digest]
@@ -31,7 +31,8 @@ class ArmResult:
     """`n_ended` of `n_wanted` runs at its rate have ended, `n_diverged` of them badly: `extra` counts these too, the rest does not.
 
     `share`: of the baseline's FLOPs. `difference`: of the final validation loss, less the baseline's of the same seed.
-    `extra`: more columns by key; `zeroshot`: measurements of the final models by name; `changes`: of stage, in words.
+    `trials`: loss by factor of the rates that have been tried, None where it diverged. `extra`: more columns by key; `zeroshot`:
+    measurements of the final models by name; `changes`: of stage, in words.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ArmResult:
     n_wanted: int
     n_ended: int
     n_diverged: int
+    trials: Mapping[float, float | None] = dataclasses.field(default_factory=dict)
     loss: Spread | None = None
     tokens: Spread | None = None
     flops: Spread | None = None
@@ -72,6 +74,7 @@ def _result(study: Study, name: str, losses: Losses, digests: Digests) -> ArmRes
         n_wanted=len(study.keys.seeds),
         n_ended=len(ended),
         n_diverged=len(ended) - len(good),
+        trials={run.factor: losses[run] for run in trials_of(study, name) if run in losses and arm.keys.rate_of is None},
         extra=_extra(study, [digests[run] for run in ended]),
     )
     if not good:

@@ -31,14 +31,14 @@ Losses = Mapping[StudyRun, float | None]  # final validation loss of the runs th
 
 def due_runs(study: Study, losses: Losses) -> list[StudyRun]:
     """Runs whose need is known and that have not ended, in the order in which to run them."""
-    trials = [run for arm in study.arms if arm.keys.rate_of is None for run in _trials(study, arm.name)]
+    trials = [run for arm in study.arms if arm.keys.rate_of is None for run in trials_of(study, arm.name)]
     repeats = [run for seed in study.keys.seeds for arm in study.arms for run in needed_runs(study, arm.name, losses) if run.seed == seed]
     return [run for run in dict.fromkeys([*trials, *repeats]) if run not in losses]
 
 
 def chosen_factor(study: Study, arm: str, losses: Losses) -> float | None:
     """The factor with the lowest loss; None while a trial is missing, or where all have diverged."""
-    trials = _trials(study, study.arm(arm).keys.rate_of or arm)
+    trials = trials_of(study, study.arm(arm).keys.rate_of or arm)
     if any(run not in losses for run in trials):
         return None
     found = [(loss, run.factor) for run in trials if (loss := losses[run]) is not None]
@@ -51,11 +51,16 @@ def needed_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
     return [] if factor is None else [StudyRun(arm, factor, seed) for seed in study.keys.seeds]
 
 
+def trials_of(study: Study, arm: str) -> list[StudyRun]:
+    """An arm at every rate, with the first seed."""
+    return [StudyRun(arm, factor, study.keys.seeds[0]) for factor in study.keys.learning_rates]
+
+
 def counted_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
     """Those of them that have ended; where every trial has diverged, these."""
     runs = needed_runs(study, arm, losses)
     if not runs and study.arm(arm).keys.rate_of is None:
-        trials = _trials(study, arm)
+        trials = trials_of(study, arm)
         runs = trials if all(run in losses for run in trials) else []
     return [run for run in runs if run in losses]
 
@@ -107,10 +112,6 @@ def duration_of(arm: Arm, base: Config) -> Duration:
     elif unit == "steps" and whole.unit == "tokens":
         whole = Duration(math.ceil(whole.amount / batch), "steps")
     return Duration(whole.amount * float(share) / 100, whole.unit)
-
-
-def _trials(study: Study, arm: str) -> list[StudyRun]:
-    return [StudyRun(arm, factor, study.keys.seeds[0]) for factor in study.keys.learning_rates]
 
 
 def _digest(config: Config) -> int:

@@ -9,6 +9,7 @@ import pytest
 from raystage.config.study import Study
 from raystage.studies.answer import answer
 from raystage.studies.changes import changes_of
+from raystage.studies.page import page_of
 from raystage.studies.results import ArmResult, Saved
 from raystage.studies.spread import Spread
 from raystage.tracking.records import Record
@@ -26,7 +27,7 @@ def test_the_interval_is_students() -> None:
 def result(name: str, difference: tuple[float, ...], *saved: Saved, n_diverged: int = 0) -> ArmResult:
     n = len(difference)
     return ArmResult(
-        name, "", False, 1.0, False, n, n + n_diverged, n_diverged, Spread((3.0,) * n), share=Spread((0.6,) * n),
+        name, "", False, 1.0, False, n, n + n_diverged, n_diverged, loss=Spread((3.0,) * n), share=Spread((0.6,) * n),
         difference=Spread(difference), saved=saved,
     )  # fmt: skip
 
@@ -75,7 +76,11 @@ def test_an_arm_of_which_a_seed_diverged_is_not_better(study: Study) -> None:
 
 
 def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) -> None:
-    assert "not run yet" in answer(study, [ArmResult("depth", "", False, None, False, 3, 0, 0)])
+    nothing = ArmResult("depth", "", False, None, False, 3, 0, 0)
+    assert "not run yet" in answer(study, [nothing])
+    tried = dataclasses.replace(nothing, trials={0.5: 3.25, 1.0: None})
+    assert "its rates are being tried" in answer(study, [tried])
+    assert "| depth | 3.2500 | diverged |" in page_of(study, [tried], 1, "", "")
     assert "2 of 2 runs diverged" in answer(study, [ArmResult("depth", "", False, None, False, 3, 2, 2)])
 
 
