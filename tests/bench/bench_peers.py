@@ -53,22 +53,45 @@ def run_on_gpu() -> Iterator[Result]:
 
 
 def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iterator[Result]:
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        ways = [(name, compile_) for name in _LOOPS for compile_ in compiled]
-        arms = {way: stack.enter_context(_arm(size, Path(folder), *way, block_steps)) for way in ways}
-        for arm in (*arms.values(), *arms.values()):
-            arm.block()  # imports, memory, compiling
-        seconds: dict[Way, list[float]] = {way: [] for way in ways}
-        for i in range(TURNS):
-            for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
-                seconds[way].append(arms[way].block())
+    ways = [(name, compile_) for name in _LOOPS for compile_ in compiled]
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = (_in_turns if size.device == "cpu" else _one_by_one)(size, Path(folder), ways, block_steps)
+        rates = {_called(way): block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
+        said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, Path(folder), rate)}" for name, rate in rates.items())
     fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in _LOOPS}
     ours = seconds[fastest["raystage"]]
-    rates = {arms[way].name: block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
-    said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, Path(folder), rate)}" for name, rate in rates.items())
     for peer, target in (("nanoGPT's loop", ">= 1.10"), ("Trainer", ">= 1.25")):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
         yield Result(f"step, {size.name}", peer, "x", ratios, target, said if peer == "Trainer" else "")
+
+
+def _in_turns(size: PeerSize, folder: Path, ways: list[Way], block_steps: int) -> dict[Way, list[float]]:
+    """Seconds of the blocks of each: others use a CPU too, and slow all of them alike."""
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    with ExitStack() as stack:
+        arms = {way: stack.enter_context(_arm(size, folder, *way, block_steps)) for way in ways}
+        for arm in (*arms.values(), *arms.values()):
+            arm.block()  # imports, memory, compiling
+        for i in range(TURNS):
+            for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
+                seconds[way].append(arms[way].block())
+    return seconds
+
+
+def _one_by_one(size: PeerSize, folder: Path, ways: list[Way], block_steps: int) -> dict[Way, list[float]]:
+    """The same where memory holds one loop, and nobody else is at work: a GPU."""
+    seconds = {}
+    for way in ways:
+        with _arm(size, folder, *way, block_steps) as arm:
+            for _ in range(2):
+                arm.block()  # imports, memory, compiling
+            seconds[way] = [arm.block() for _ in range(TURNS)]
+    return seconds
+
+
+def _called(way: Way) -> str:
+    name, compile_ = way
+    return f"{name}{', compiled' * compile_}"
 
 
 def _mfu_words(size: PeerSize, folder: Path, tokens_per_s: float) -> str:
@@ -83,7 +106,7 @@ def _mfu_words(size: PeerSize, folder: Path, tokens_per_s: float) -> str:
 @contextmanager
 def _arm(size: PeerSize, folder: Path, name: str, compile_: bool, block_steps: int) -> Iterator[Arm]:
     train = functools.partial(_LOOPS[name], size, folder / name, compile_, block_steps)
-    arm = Arm(f"{name}{', compiled' * compile_}", train, N_THREADS)
+    arm = Arm(_called((name, compile_)), train, N_THREADS)
     try:
         yield arm
     finally:
