@@ -16,7 +16,7 @@ from raystage.training.optimizer import make_optimizer
 from raystage.training.step import train_step
 from tests.bench.result import Result, paired
 
-STEPS, ROWS, LENGTH = 8, 8, 256
+STEPS, ROWS, LENGTH = 4, 8, 256
 SPEC = ModelSpec(
     family="gpt2",
     vocab_size=4096,

@@ -12,7 +12,7 @@ from tests.bench.result import Result
 from tests.bench.turns import RunInTurns
 
 N_CORES = os.cpu_count() or 1
-TURNS = 7
+TURNS = 5
 _RUNS = {
     "plain": ["runtime.engine=local", f"runtime.threads_per_worker={N_CORES}"],
     "ray": ["runtime.engine=ray", "runtime.workers=1", f"runtime.threads_per_worker={N_CORES}"],
