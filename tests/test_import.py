@@ -54,14 +54,6 @@ def test_import_is_quick_and_light() -> None:
     assert heavy == []
 
 
-def test_what_ray_trains_controller_imports_of_the_worker_is_light() -> None:
-    """No worker begins before the controller has it."""
-    done = run_python(
-        "import sys, raystage.runtime.ray_begin; print(*(name for name in ('ray', 'torch', 'transformers') if name in sys.modules))"
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
-
-
 @pytest.fixture(scope="module")
 def failures() -> dict[str, str]:
     """The packages that do not import with Ray and MLflow blocked, and why; `ray` is asked for to see that the block works."""

@@ -32,7 +32,7 @@ _KEEP_S = 3600  # then they are asked for anew: those of a run that is over go
 _TIMEOUT_S = 5
 # the worker's function, and what models and optimizers import when they are made
 _MODULES = (
-    "raystage.runtime.ray_worker",
+    "raystage.runtime.ray_fit",
     "torch._dynamo",
     *(f"transformers.models.{family}.modeling_{family}" for family in ("gpt2", "llama", "qwen3")),
 )
