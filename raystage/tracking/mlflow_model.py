@@ -52,13 +52,13 @@ def _run_of(tracking_uri: str, run_id: str) -> Iterator[None]:
     """MLflow's own ways to log a model know only the process's current run; whoever has set one finds it again."""
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(tracking_uri)
     try:
         with mlflow.start_run(run_id=run_id, nested=True):
             yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(before)  # None also takes MLFLOW_TRACKING_URI away again, which a set sets
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What a whole run leaves in MLflow, when it is trained with it and when it is sent there later."""
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def uri(folder: Path) -> str:
 def tracked(folder: Path, uri: str) -> Config:
     tracking = ["tracking.mlflow=true", f"tracking.mlflow_uri={uri}", "tracking.experiment=test", "tracking.register_as=made"]
     config = configure(folder, [*SHORT, "name=tracked", "tracking.system_every_s=0.001", *tracking])
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     assert drive(config) == []
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before, "the next run of this process would go to another store"
     return config
 
 
