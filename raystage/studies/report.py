@@ -39,4 +39,6 @@ def _conditions(folder: StudyFolder, digests: dict[StudyRun, Digest]) -> str:
     for run in digests:
         tree = read_provenance(folder.of(run)) or {"packages": {}}
         versions.add(", ".join(f"{name} {tree['packages'][name]}" for name in ("raystage", "torch") if tree["packages"].get(name)))
-    return f"Trained on {', '.join(devices) or 'nothing yet'} ({platform.machine()}) with {'; '.join(sorted(versions)) or 'nothing yet'}."
+    n_others = sum(not folder.is_own(run) for run in digests)
+    said = f"Trained on {', '.join(devices) or 'nothing yet'} ({platform.machine()}) with {'; '.join(sorted(versions)) or 'nothing yet'}."
+    return said + f" {n_others} of these {len(digests)} runs were trained for another study, which has them alike." * bool(n_others)

@@ -101,6 +101,11 @@ def config_of(study: Study, run: StudyRun, storage: str) -> Config:
     return dataclasses.replace(config, name=f"{run}_{_digest(config):08x}")
 
 
+def digest_in(name: str) -> str:
+    """That of a run's name; runs of other studies with the same one are the same runs."""
+    return name.rpartition("_")[2]
+
+
 def duration_of(arm: Arm, base: Config) -> Duration:
     """An arm's budget as `training.duration` has it."""
     share, unit = arm.keys.budget.split("% ")

@@ -1,20 +1,22 @@
-"""The folder of a study: run folders and their logs."""
+"""The folder of a study: run folders and their logs; what another study has trained is not trained again."""
 
 import dataclasses
+import functools
 import json
+from collections import defaultdict
 from pathlib import Path
 
 from raystage.config import Config
 from raystage.config.study import Study
 from raystage.studies.one_run import ENDED_FILE
-from raystage.studies.runs import StudyRun, config_of, due_runs
+from raystage.studies.runs import StudyRun, config_of, digest_in, due_runs
 from raystage.tracking.records import RunRecords
 
 _RUNS, _LOGS = "runs", "logs"
 
 
 class StudyFolder:
-    """`STORAGE/NAME-SIZE`."""
+    """`STORAGE/NAME-SIZE`, beside those of other studies, whose ended runs are looked at but never written to."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -26,12 +28,28 @@ class StudyFolder:
         return config_of(self.study, run, str(self.path / _RUNS))
 
     def of(self, run: StudyRun) -> Path:
-        """Of one run."""
-        return self.path / _RUNS / self.config_of(run).name
+        """Of one run: this study's own, or another's where that has ended and is the same but for its name."""
+        name = self.config_of(run).name
+        own = self.path / _RUNS / name
+        return next((place for place in (own, *self._elsewhere[digest_in(name)]) if self._has_ended_at(place)), own)
+
+    def is_own(self, run: StudyRun) -> bool:
+        """Whether this study has trained it, or is to."""
+        return self.path in self.of(run).parents
+
+    @functools.cached_property
+    def _elsewhere(self) -> dict[str, list[Path]]:
+        """Ended runs of the other studies by the digest of what moves their figures."""
+        found = defaultdict(list)
+        for mark in sorted(self.path.parent.glob(f"*/{_RUNS}/*/{ENDED_FILE}")):
+            if self.path not in mark.parents:
+                found[digest_in(mark.parent.name)].append(mark.parent)
+        return found
 
     def log_of(self, run: StudyRun) -> Path:
         """What its process said."""
-        return self.path / _LOGS / f"{self.of(run).name}.log"
+        folder = self.of(run)
+        return folder.parents[1] / _LOGS / f"{folder.name}.log"
 
     def last_words(self, run: StudyRun) -> str:
         """The last line of its log."""
@@ -41,7 +59,7 @@ class StudyFolder:
     def losses(self) -> dict[StudyRun, float | None]:
         """Of all runs that have ended: the final validation loss, None where it diverged."""
         losses: dict[StudyRun, float | None] = {}
-        while new := {run: self.loss(run) for run in due_runs(self.study, losses) if self._has_ended(run)}:
+        while new := {run: self.loss(run) for run in due_runs(self.study, losses) if self._has_ended_at(self.of(run))}:
             losses |= new  # what has ended tells what else is needed
         return losses
 
@@ -52,9 +70,9 @@ class StudyFolder:
         loss = RunRecords.load(self.of(run)).val[-1]["val_loss"]
         return None if loss is None else float(loss)
 
-    def _has_ended(self, run: StudyRun) -> bool:
+    def _has_ended_at(self, folder: Path) -> bool:
         try:
-            mark = json.loads((self.of(run) / ENDED_FILE).read_text())
+            mark = json.loads((folder / ENDED_FILE).read_text())
         except (OSError, ValueError):
             return False
         return mark["diverged"] is not None or mark["measured"] == json.loads(self.wanted)

@@ -72,6 +72,30 @@ def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> Non
     check_page((home.path / "report" / "made-tiny.md").read_text(), json.loads((home.path / "report" / "made-tiny.json").read_text()))
 
 
+def test_what_another_study_has_trained_is_not_trained_again(folder: Path, study: Study) -> None:
+    other = made_study(
+        folder,
+        **{
+            **CHANGES,
+            "name": "other",
+            "arms": {"begin": {}, "half": ARMS["half"] | {"rate_of": "begin"}},
+            "baseline": "begin",
+            "reference": None,
+        },
+    )
+    said: list[str] = []
+    assert run_study(other, said.append)
+    assert said == ["going on with study 'other-tiny': 2 runs have ended"]
+    theirs, ours = StudyFolder(study), StudyFolder(other)
+    assert [ours.losses()[StudyRun(arm, 1.0, 1)] for arm in ("begin", "half")] == [
+        theirs.losses()[StudyRun(arm, 1.0, 1)] for arm in ("static", "half")
+    ]
+    page = build_study_report(other, folder / "out", "raystage reproduce").read_text()
+    assert "2 of these 2 runs were trained for another study" in page
+    changed = made_study(folder, **{**CHANGES, "name": "other", "sizes": {"tiny": {**SIZES["tiny"], "validation.every_steps": 2}}})
+    assert StudyFolder(changed).losses() == {}
+
+
 def check_page(page: str, results: list[dict[str, Any]]) -> None:
     rows = {line.split("**")[1]: line for line in page.splitlines() if line.startswith("| **")}
     by_name = {result["name"]: result for result in results}
