@@ -54,6 +54,7 @@ class StudyKeys:
     at_once: Positive | None = Field(default=None, description="[runs] side by side; null: one a CPU core, or one a GPU")
     zeroshot: Zeroshot = Field(default=Zeroshot(), description="what is measured of final models beside the validation loss")
     columns: tuple[Column, ...] = Field(default=(), description="more of every run, for the table")
+    by_length: bool = Field(default=False, description="a table of gradient norms and Adam's second moments by sequence length")
     axis: Literal["flops", "tokens_seen"] = Field(default="flops", description="of the picture of validation losses")
 
 

@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 
 from raystage.config.study import Study
 from raystage.report import style
-from raystage.report.digest import Digest
 from raystage.studies.equal_loss import Curve, smoothed
-from raystage.studies.results import Digests, final_loss, flops_of
+from raystage.studies.measured import Measured
+from raystage.studies.results import Runs
 from raystage.studies.runs import Losses, counted_runs
 
 _LABELS = {"flops": "compute [FLOPs]", "tokens_seen": "tokens seen"}
 _LOWEST_SHARE = 0.15  # of the longest run: before, all curves fall steeply and the differences are not to be seen
 
 
-def save_figure(study: Study, losses: Losses, digests: Digests, path: Path) -> None:
+def save_figure(study: Study, losses: Losses, measured: Runs, path: Path) -> None:
     """One PNG of two panels."""
-    own = {arm.name: [digests[run] for run in counted_runs(study, arm.name, losses) if losses[run] is not None] for arm in study.arms}
+    own = {arm.name: [measured[run] for run in counted_runs(study, arm.name, losses) if losses[run] is not None] for arm in study.arms}
     with style.applied():
         figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained", facecolor="white")
         curves, ends = figure.subplots(1, 2, width_ratios=(1.25, 1))
@@ -31,12 +31,12 @@ def save_figure(study: Study, losses: Losses, digests: Digests, path: Path) -> N
         figure.savefig(path, metadata={"Software": None})
 
 
-def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) -> None:
+def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) -> None:
     """Mean over seeds, and the span of them where they validate at the same places."""
     x_key, lowest, last = study.keys.axis, [], 0.0
-    for index, digests in enumerate(own.values()):
+    for index, runs in enumerate(own.values()):
         colour, dash = style.run_style(index)
-        curves = [smoothed(Curve(val[x_key], val["val_loss"])) for val in (digest.val.known("val_loss") for digest in digests)]
+        curves = [smoothed(Curve(val[x_key], val["val_loss"])) for val in (run.digest.val.known("val_loss") for run in runs)]
         for curve in curves:
             axes.plot(curve.flops, curve.losses, color=colour, linestyle=dash, linewidth=1.1, alpha=0.75)
             last = max(last, float(curve.flops[-1]))
@@ -51,11 +51,11 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) 
         axes.set_ylim(0.995 * values.min(), 1.01 * values.max())
 
 
-def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) -> None:
-    for index, (name, digests) in enumerate(own.items()):
-        if digests:
+def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) -> None:
+    for index, (name, runs) in enumerate(own.items()):
+        if runs:
             colour, _ = style.run_style(index)
-            flops, losses = [flops_of(digest) for digest in digests], [final_loss(digest) for digest in digests]
+            flops, losses = [run.flops for run in runs], [run.final_loss for run in runs]
             axes.plot(flops, losses, ".", color=colour, markersize=4, alpha=0.6)
             axes.errorbar(
                 np.mean(flops),
@@ -70,7 +70,7 @@ def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Digest]]) ->
             )
     reference = [own[name] for name in study.ends if own[name]]
     if len(reference) > 1:
-        points = sorted((np.mean([flops_of(d) for d in digests]), np.mean([final_loss(d) for d in digests])) for digests in reference)
+        points = sorted((np.mean([run.flops for run in runs]), np.mean([run.final_loss for run in runs])) for runs in reference)
         axes.plot([x for x, _ in points], [y for _, y in points], color=style.MUTED, linewidth=1.0, zorder=0)
     axes.set_title("Where each ends: mean and deviation over seeds")
     axes.set_xlabel(_LABELS["flops"])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from raystage.config.study import Study
 from raystage.studies.answer import answer
+from raystage.studies.by_length import AtLength
 from raystage.studies.results import ArmResult
 from raystage.studies.spread import Spread
 
@@ -15,7 +16,7 @@ _COLUMN_WORDS = {
 }
 
 
-def page_of(study: Study, results: Sequence[ArmResult], n_missing: int, conditions: str, command: str) -> str:
+def page_of(study: Study, results: Sequence[ArmResult], lengths: Sequence[AtLength], n_missing: int, conditions: str, command: str) -> str:
     """The page. `n_missing`: runs that have not ended; `conditions`: what the others were trained on."""
     parts = [
         f"# {study.name}",
@@ -24,6 +25,7 @@ def page_of(study: Study, results: Sequence[ArmResult], n_missing: int, conditio
         answer(study, results),
         f"![Validation losses, and where every arm ends]({study.name}.png)",
         _table(study, results),
+        _by_length(study, lengths),
         _trials(study, results),
         "## Protocol",
         "\n".join(f"- {line}" for line in _protocol(study, conditions)),
@@ -36,7 +38,17 @@ def _table(study: Study, results: Sequence[ArmResult]) -> str:
     levels: list[float | None] = [None] if study.ends else list(study.keys.levels) if study.keys.reference else []
     saved = ["saved at equal loss" if level is None else f"saved at the loss of {level:.0%}" for level in levels]
     zeroshot = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
-    heads = ["arm", "rate", "runs", "tokens", "FLOPs of the baseline's", "time", "validation loss", "less the baseline's"]
+    heads = [
+        "arm",
+        "rate",
+        "runs",
+        "tokens",
+        "FLOPs",
+        "time",
+        "validation loss",
+        "less the baseline's",
+        "to the baseline's loss: FLOPs, time",
+    ]
     heads += [*saved, *(_COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
     return _markdown(heads, [_row(study, result, levels, zeroshot) for result in results])
 
@@ -52,14 +64,38 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
         runs,
         _with(result.tokens, lambda spread: f"{spread.mean / 1e6:.3g}M"),
         _with(result.share, lambda spread: f"{spread.mean:.1%}"),
-        _with(result.seconds, lambda spread: f"{spread.mean / 60:.1f} min"),
+        _with(result.time_share, lambda spread: f"{spread.mean:.1%}"),
         _with(result.loss, lambda spread: _plus_minus(spread, ".4f")),
         _with(result.difference, lambda spread: _plus_minus(spread, "+.4f")),
+        ", ".join(_plus_minus(spread, ".0%") for spread in (result.reached, result.reached_time) if spread) or "-",
         *(saved.get(level, "-") for level in levels),
         *(_with(result.extra.get(key), lambda spread: _plus_minus(spread, ".3g")) for key in study.keys.columns),
         *(_with(result.zeroshot.get(figure), lambda spread: _plus_minus(spread, ".4g")) for figure in zeroshot),
         result.changes or "-",
     ]
+
+
+def _by_length(study: Study, lengths: Sequence[AtLength]) -> str:
+    """In brackets what the baseline has over the same tokens."""
+    if not lengths:
+        return ""
+    heads = [
+        "arm",
+        "length",
+        "variance of the gradient norm",
+        f"({study.keys.baseline})",
+        "largest second moment",
+        f"({study.keys.baseline})",
+    ]
+    rows = [
+        [row.arm, str(row.seq_len_tokens)]
+        + [
+            _plus_minus(spread, ".3g")
+            for spread in (row.grad_norm_variance, row.base_grad_norm_variance, row.second_moment, row.base_second_moment)
+        ]
+        for row in lengths
+    ]
+    return f"Gradients by sequence length, in brackets those of the baseline over the same tokens:\n\n{_markdown(heads, rows)}"
 
 
 def _trials(study: Study, results: Sequence[ArmResult]) -> str:
@@ -108,7 +144,9 @@ def _protocol(study: Study, conditions: str) -> list[str]:
         _equal_loss(study),
         "± is the standard deviation over seeds in the table, half of the 95% interval of the mean (Student's t) in sentences. "
         "Differences and savings are against the baseline of the same seed, which has the same order of the data in every arm.",
-        "Times are of runs side by side on a machine that may have done other things.",
+        "FLOPs and times are shares of the baseline's of the same seed. A time counts every step as the least that a run of this study "
+        "took for its shape (the median of a stage), without validations, checkpoints and pauses; runs went side by side.",
+        "A run has come to the baseline's loss at its first validation at or below the one that the baseline ends with.",
         conditions,
     ]
 

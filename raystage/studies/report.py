@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 from raystage.config.study import Study
-from raystage.report.digest import Digest, digest_of
-from raystage.report.run import load_run
+from raystage.report.digest import digest_of
+from raystage.report.run import Run, load_run
+from raystage.studies.by_length import by_length
 from raystage.studies.figure import save_figure
+from raystage.studies.measured import measured, seconds_by_shape
 from raystage.studies.page import page_of
-from raystage.studies.results import results_of
+from raystage.studies.results import Runs, results_of
 from raystage.studies.runs import StudyRun, counted_runs, due_runs
 from raystage.studies.study_folder import StudyFolder
 from raystage.tracking.provenance import read_provenance
@@ -21,24 +24,32 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
     folder = StudyFolder(study)
     losses = folder.losses()
     runs = [run for arm in study.arms for run in counted_runs(study, arm.name, losses)]
-    digests = {run: digest_of(load_run(folder.of(run), str(run))) for run in dict.fromkeys(runs)}
-    results = results_of(study, losses, digests)
+    trained = _measured({run: load_run(folder.of(run), str(run)) for run in dict.fromkeys(runs)})
+    results, lengths = results_of(study, losses, trained), by_length(study, losses, trained)
     out.mkdir(parents=True, exist_ok=True)
-    save_figure(study, losses, digests, out / f"{study.name}.png")
-    tree = [dataclasses.asdict(result) for result in results]
+    save_figure(study, losses, trained, out / f"{study.name}.png")
+    tree = {key: [dataclasses.asdict(row) for row in rows] for key, rows in (("arms", results), ("by_length", lengths))}
     (out / f"{study.name}.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     page = out / f"{study.name}.md"
-    page.write_text(page_of(study, results, len(due_runs(study, losses)), _conditions(folder, digests), command), encoding="utf-8")
+    text = page_of(study, results, lengths, len(due_runs(study, losses)), _conditions(folder, trained), command)
+    page.write_text(text, encoding="utf-8")
     return page
 
 
-def _conditions(folder: StudyFolder, digests: dict[StudyRun, Digest]) -> str:
+def _measured(runs: Mapping[StudyRun, Run]) -> Runs:
+    """All on one clock."""
+    digests = {name: digest_of(run) for name, run in runs.items()}
+    by_shape = seconds_by_shape((run, digests[name]) for name, run in runs.items())
+    return {name: measured(run, digests[name], by_shape) for name, run in runs.items()}
+
+
+def _conditions(folder: StudyFolder, trained: Runs) -> str:
     """Device and versions, as the runs themselves recorded them."""
-    devices = sorted({digest.device for digest in digests.values()})
+    devices = sorted({run.digest.device for run in trained.values()})
     versions = set()
-    for run in digests:
+    for run in trained:
         tree = read_provenance(folder.of(run)) or {"packages": {}}
         versions.add(", ".join(f"{name} {tree['packages'][name]}" for name in ("raystage", "torch") if tree["packages"].get(name)))
-    n_others = sum(not folder.is_own(run) for run in digests)
+    n_others = sum(not folder.is_own(run) for run in trained)
     said = f"Trained on {', '.join(devices) or 'nothing yet'} ({platform.machine()}) with {'; '.join(sorted(versions)) or 'nothing yet'}."
-    return said + f" {n_others} of these {len(digests)} runs were trained for another study, which has them alike." * bool(n_others)
+    return said + f" {n_others} of these {len(trained)} runs were trained for another study, which has them alike." * bool(n_others)

@@ -1,17 +1,16 @@
 """What the runs of a study say: each arm's figures over its seeds, and against the baseline of the same seed. Pure."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from raystage.config.study import Study
-from raystage.report.digest import Digest
 from raystage.studies.changes import changes_of
 from raystage.studies.equal_loss import Bound, Curve, compute_between, compute_for, loss_at
+from raystage.studies.measured import Measured, known, reached
 from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge, trials_of
 from raystage.studies.spread import Spread
 
-Digests = Mapping[StudyRun, Digest]
+Runs = Mapping[StudyRun, Measured]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,9 @@ class Saved:
 class ArmResult:
     """`n_ended` of `n_wanted` runs at its rate have ended, `n_diverged` of them badly: `extra` counts these too, the rest does not.
 
-    `share`: of the baseline's FLOPs. `difference`: of the final validation loss, less the baseline's of the same seed.
+    `share`, `time_share`: of the FLOPs and the seconds of the baseline of the same seed; `reached`, `reached_time`: the same at
+    the first validation at or below the baseline's final loss, where all seeds come to it. `difference`: of the final validation loss,
+    less the baseline's.
     `trials`: loss by factor of the rates that have been tried, None where it diverged. `extra`: more columns by key; `zeroshot`:
     measurements of the final models by name; `changes`: of stage, in words.
     """
@@ -47,8 +48,10 @@ class ArmResult:
     loss: Spread | None = None
     tokens: Spread | None = None
     flops: Spread | None = None
-    seconds: Spread | None = None
     share: Spread | None = None
+    time_share: Spread | None = None
+    reached: Spread | None = None
+    reached_time: Spread | None = None
     difference: Spread | None = None
     saved: tuple[Saved, ...] = ()
     extra: Mapping[str, Spread] = dataclasses.field(default_factory=dict)
@@ -56,12 +59,12 @@ class ArmResult:
     changes: str = ""
 
 
-def results_of(study: Study, losses: Losses, digests: Digests) -> list[ArmResult]:
+def results_of(study: Study, losses: Losses, measured: Runs) -> list[ArmResult]:
     """One an arm, in the study's order."""
-    return [_result(study, arm.name, losses, digests) for arm in study.arms]
+    return [_result(study, arm.name, losses, measured) for arm in study.arms]
 
 
-def _result(study: Study, name: str, losses: Losses, digests: Digests) -> ArmResult:
+def _result(study: Study, name: str, losses: Losses, measured: Runs) -> ArmResult:
     ended, factor = counted_runs(study, name, losses), chosen_factor(study, name, losses)
     good = [run for run in ended if losses[run] is not None]
     arm = study.arm(name)
@@ -75,63 +78,62 @@ def _result(study: Study, name: str, losses: Losses, digests: Digests) -> ArmRes
         n_ended=len(ended),
         n_diverged=len(ended) - len(good),
         trials={run.factor: losses[run] for run in trials_of(study, name) if run in losses and arm.keys.rate_of is None},
-        extra=_extra(study, [digests[run] for run in ended]),
+        extra=_extra(study, [measured[run] for run in ended]),
     )
     if not good:
         return head
-    own = [digests[run] for run in good]
-    base = _by_seed(study, study.keys.baseline, losses, digests)
-    paired = [(digests[run], base[run.seed]) for run in good if run.seed in base]
+    own = [measured[run] for run in good]
+    base = baseline_by_seed(study, losses, measured)
+    paired = [(measured[run], base[run.seed]) for run in good if run.seed in base]
+    there = [(found, other) for one, other in paired if (found := reached(one, other.final_loss))]
     return dataclasses.replace(
         head,
-        loss=_over(own, final_loss),
-        tokens=_over(own, lambda digest: _known(digest.facts.tokens.value)),
-        flops=_over(own, flops_of),
-        seconds=_over(own, lambda digest: _known(digest.facts.time_s.value)),
-        share=Spread(tuple(flops_of(one) / flops_of(other) for one, other in paired)) if paired else None,
-        difference=Spread(tuple(final_loss(one) - final_loss(other) for one, other in paired)) if paired else None,
-        saved=_saved_by_ends(study, good, losses, digests) if study.ends else _saved_by_curve(study, paired),
+        loss=_over(own, lambda run: run.final_loss),
+        tokens=_over(own, lambda run: run.tokens),
+        flops=_over(own, lambda run: run.flops),
+        share=_spread([one.flops / other.flops for one, other in paired]),
+        time_share=_spread([float(one.seconds[-1] / other.seconds[-1]) for one, other in paired]),
+        reached=_spread([found.flops / other.flops for found, other in there]) if len(there) == len(paired) else None,
+        reached_time=_spread([float(found.seconds / other.seconds[-1]) for found, other in there]) if len(there) == len(paired) else None,
+        difference=_spread([one.final_loss - other.final_loss for one, other in paired]),
+        saved=_saved_by_ends(study, good, losses, measured) if study.ends else _saved_by_curve(study, paired),
         zeroshot=_zeroshot(own),
-        changes=changes_of([digest.decisions for digest in own], [digest.last_step for digest in own]),
+        changes=changes_of([run.digest.decisions for run in own], [run.tokens for run in own]),
     )
 
 
-def final_loss(digest: Digest) -> float:
-    """The last validation's."""
-    return _known(digest.facts.val_loss.value)
+def baseline_by_seed(study: Study, losses: Losses, measured: Runs) -> dict[int, Measured]:
+    """Its runs that have ended well."""
+    return _by_seed(study, study.keys.baseline, losses, measured)
 
 
-def flops_of(digest: Digest) -> float:
-    """Of the whole run, every stage charged."""
-    return _known(digest.facts.flops.value)
+def _spread(values: Sequence[float]) -> Spread | None:
+    """None of no values."""
+    return Spread(tuple(values)) if values else None
 
 
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
+def _over(runs: Sequence[Measured], value: Callable[[Measured], float]) -> Spread:
+    return Spread(tuple(value(run) for run in runs))
 
 
-def _over(digests: Sequence[Digest], value: Callable[[Digest], float]) -> Spread:
-    return Spread(tuple(value(digest) for digest in digests))
+def _extra(study: Study, ended: Sequence[Measured]) -> dict[str, Spread]:
+    values = {key: _spread([known(getattr(run.digest.facts, key).value) for run in ended]) for key in study.keys.columns}
+    return {key: spread for key, spread in values.items() if spread}
 
 
-def _extra(study: Study, ended: Sequence[Digest]) -> dict[str, Spread]:
-    values = {key: tuple(_known(getattr(digest.facts, key).value) for digest in ended) for key in study.keys.columns}
-    return {key: Spread(known) for key, known in values.items() if known}
+def _by_seed(study: Study, arm: str, losses: Losses, measured: Runs) -> dict[int, Measured]:
+    return {run.seed: measured[run] for run in counted_runs(study, arm, losses) if losses[run] is not None}
 
 
-def _by_seed(study: Study, arm: str, losses: Losses, digests: Digests) -> dict[int, Digest]:
-    return {run.seed: digests[run] for run in counted_runs(study, arm, losses) if losses[run] is not None}
-
-
-def _saved_by_ends(study: Study, good: Sequence[StudyRun], losses: Losses, digests: Digests) -> tuple[Saved, ...]:
+def _saved_by_ends(study: Study, good: Sequence[StudyRun], losses: Losses, measured: Runs) -> tuple[Saved, ...]:
     """Of the seeds that every arm of the reference has; the reference of a seed is of its runs alone."""
-    reference = [_by_seed(study, arm, losses, digests) for arm in study.ends]
+    reference = [_by_seed(study, arm, losses, measured) for arm in study.ends]
     shares, bounds = [], set[Bound]()
     for run in good:
         if all(run.seed in each for each in reference):
-            ends = [(flops_of(each[run.seed]), final_loss(each[run.seed])) for each in reference]
-            needed, bound = compute_between(ends, final_loss(digests[run]))
-            shares.append(1 - flops_of(digests[run]) / needed)
+            ends = [(each[run.seed].flops, each[run.seed].final_loss) for each in reference]
+            needed, bound = compute_between(ends, measured[run].final_loss)
+            shares.append(1 - measured[run].flops / needed)
             bounds.add(bound)
     bounds.discard("")
     if not shares or len(bounds) > 1:
@@ -139,7 +141,7 @@ def _saved_by_ends(study: Study, good: Sequence[StudyRun], losses: Losses, diges
     return (Saved(Spread(tuple(shares)), bounds.pop() if bounds else ""),)
 
 
-def _saved_by_curve(study: Study, paired: Sequence[tuple[Digest, Digest]]) -> tuple[Saved, ...]:
+def _saved_by_curve(study: Study, paired: Sequence[tuple[Measured, Measured]]) -> tuple[Saved, ...]:
     if study.keys.reference is None:
         return ()
     found = []
@@ -157,16 +159,16 @@ def _saved_at(own: Curve, base: Curve, level: float) -> float | None:
     return None if spent is None else 1 - spent / flops
 
 
-def curve_of(digest: Digest) -> Curve:
+def curve_of(run: Measured) -> Curve:
     """A run's validations over its FLOPs."""
-    val = digest.val.known("val_loss")
+    val = run.digest.val.known("val_loss")
     return Curve(val["flops"], val["val_loss"])
 
 
-def _zeroshot(own: Sequence[Digest]) -> dict[str, Spread]:
+def _zeroshot(own: Sequence[Measured]) -> dict[str, Spread]:
     """Of the newest checkpoint that was measured."""
     found: dict[str, list[float]] = {}
-    for digest in own:
-        for figure, cited in digest.evaluations[-1].figures.items() if digest.evaluations else ():
-            found.setdefault(figure, []).append(_known(cited.value))
+    for run in own:
+        for figure, cited in run.digest.evaluations[-1].figures.items() if run.digest.evaluations else ():
+            found.setdefault(figure, []).append(known(cited.value))
     return {figure: Spread(tuple(values)) for figure, values in found.items()}

@@ -80,14 +80,14 @@ def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) 
     assert "not run yet" in answer(study, [nothing])
     tried = dataclasses.replace(nothing, trials={0.5: 3.25, 1.0: None})
     assert "its rates are being tried" in answer(study, [tried])
-    assert "| depth | 3.2500 | diverged |" in page_of(study, [tried], 1, "", "")
+    assert "| depth | 3.2500 | diverged |" in page_of(study, [tried], [], 1, "", "")
     assert "2 of 2 runs diverged" in answer(study, [ArmResult("depth", "", False, None, False, 3, 2, 2)])
 
 
 def decision(kind: str, step: int, trigger: str = "slope", outcome: str = "applied") -> Record:
     fields = {"seq_len_tokens": 32, "n_layer": 1, "d_model": 64, "batch_tokens": 512}
     changed = {**fields, "seq_len_tokens": 64} if kind == "raise_seq_len" else {**fields, "n_layer": 4}
-    return {"kind": kind, "from": fields, "to": changed, "effective_step": step, "trigger": trigger, "outcome": outcome}
+    return {"kind": kind, "from": fields, "to": changed, "tokens_seen": 10.0 * step, "trigger": trigger, "outcome": outcome}
 
 
 def test_changes_are_told_over_seeds() -> None:
@@ -95,7 +95,7 @@ def test_changes_are_told_over_seeds() -> None:
         [decision("raise_seq_len", 10), decision("grow_depth", 50)],
         [decision("raise_seq_len", 10), decision("grow_depth", 60, "max_dwell")],
     ]
-    assert changes_of(runs, [100, 100]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, max_dwell)"
-    assert changes_of([runs[0], runs[0][:1]], [100, 100]).endswith("depth 1→4 50% (slope, 1 of 2 seeds)")
-    assert changes_of([[decision("grow_depth", 50, outcome="refused")]], [100]) == "depth 1→4 refused 50% (slope)"
-    assert changes_of([[], []], [100, 100]) == ""
+    assert changes_of(runs, [1000.0, 1000.0]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, max_dwell)"
+    assert changes_of([runs[0], runs[0][:1]], [1000.0, 1000.0]).endswith("depth 1→4 50% (slope, 1 of 2 seeds)")
+    assert changes_of([[decision("grow_depth", 50, outcome="refused")]], [1000.0]) == "depth 1→4 refused 50% (slope)"
+    assert changes_of([[], []], [1000.0, 1000.0]) == ""
