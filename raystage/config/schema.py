@@ -121,6 +121,12 @@ class Optimizer:
     clip_norm: float | None = Field(
         default=1.0, gt=0, description="global gradient norm above which gradients are scaled down; null: never"
     )
+    clip_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        description="the norm of a unit's gradient over that of its weights above which it is scaled down, before clip_norm "
+        "(AGC, 2102.06171, with 0.01); a unit is an output of a matrix; null: never",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

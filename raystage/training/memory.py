@@ -74,7 +74,7 @@ def _give_buckets(model: nn.Module) -> None:
 
 
 def _update(machinery: Machinery, config: Config) -> None:
-    clip_and_update(machinery, config.training.optimizer.clip_norm)
+    clip_and_update(machinery, config.training.optimizer)
     machinery.optimizer.zero_grad(set_to_none=True)
 
 

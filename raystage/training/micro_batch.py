@@ -2,10 +2,11 @@
 
 from torch import Tensor, nn
 
-from raystage.config.schema import Training
+from raystage.config.schema import Optimizer, Training
 from raystage.data.batch import Batch, document_mask
 from raystage.devices import Device
 from raystage.growth.sharded import full
+from raystage.training.adaptive_clip import clip_to_weights_
 from raystage.training.machinery import Machinery
 
 
@@ -20,8 +21,15 @@ def forward_backward(machinery: Machinery, batch: Batch, weight: float, device: 
     return loss.detach()
 
 
-def clip_and_update(machinery: Machinery, clip_norm: float | None) -> Tensor:
-    """One optimizer step on gradients scaled down to `clip_norm`; the norm that they had. They are kept."""
-    grad_norm = nn.utils.clip_grad_norm_(machinery.model.parameters(), float("inf") if clip_norm is None else clip_norm)
+def clip_and_update(machinery: Machinery, settings: Optimizer) -> Tensor:
+    """One optimizer step on gradients scaled down to `clip_ratio`, then to `clip_norm`; the norm that they had. They are kept."""
+    parameters = list(machinery.model.parameters())
+    largest = float("inf") if settings.clip_norm is None else settings.clip_norm
+    if settings.clip_ratio is None:
+        grad_norm = nn.utils.clip_grad_norm_(parameters, largest)
+    else:
+        grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        clip_to_weights_(machinery.trainee, settings.clip_ratio)
+        nn.utils.clip_grad_norm_(parameters, largest)
     machinery.optimizer.step()
     return full(grad_norm)

@@ -163,7 +163,7 @@ class _Rehearser:
         return self._seconds(lambda: forward_backward(machinery, batch, weight, self._device, self._config.training, eot_id))
 
     def _update(self, machinery: Machinery) -> float:
-        return self._seconds(lambda: clip_and_update(machinery, self._config.training.optimizer.clip_norm))
+        return self._seconds(lambda: clip_and_update(machinery, self._config.training.optimizer))
 
     def _seconds(self, action: Callable[[], object]) -> float:
         begin_s = time.perf_counter()

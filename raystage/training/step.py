@@ -47,7 +47,7 @@ def train_step(
             device.flush()  # or one program would hold all of them
     device.average_gradients(machinery.model.parameters(), ranks)
     with device.range("update"):
-        grad_norm = clip_and_update(machinery, settings.optimizer.clip_norm)
+        grad_norm = clip_and_update(machinery, settings.optimizer)
     machinery.optimizer.zero_grad(set_to_none=True)
     device.flush()
     return total, grad_norm

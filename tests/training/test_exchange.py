@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from raystage.config import Config
+from raystage.config.schema import Optimizer
 from raystage.data.batch import Batch, rank_slice
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
@@ -75,7 +76,7 @@ def _gradients(ranks: Ranks, config: Config) -> Tensor:
     """Of one step, of all parameters, as the update gets them."""
     found: list[Tensor] = []
 
-    def keep(machinery: Machinery, clip_norm: float | None) -> Tensor:
+    def keep(machinery: Machinery, settings: Optimizer) -> Tensor:
         found.extend(full(p.grad).flatten() for p in machinery.model.parameters() if p.grad is not None)
         return torch.zeros(())
 

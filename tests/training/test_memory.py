@@ -37,6 +37,7 @@ STAGES = {
     "llama, grouped queries": (LLAMA, 128, []),
     "adafactor": (SMALL, 64, ["training.optimizer.kind=adafactor"]),
     "no clipping": (SMALL, 64, ["training.optimizer.clip_norm=null"]),
+    "clipping to weights": (SMALL, 64, ["training.optimizer.clip_ratio=0.01"]),
 }
 
 
@@ -106,5 +107,5 @@ def _step(machinery: Machinery, config: Config, length: int, tokens: int, accumu
         batch = Batch(*torch.randint(machinery.spec.vocab_size, (2, tokens // length, length)))
         with sync_on(machinery, last, config.training):
             forward_backward(machinery, batch, 1.0, pick_device("cpu"), config.training, eot_id)
-    clip_and_update(machinery, config.training.optimizer.clip_norm)
+    clip_and_update(machinery, config.training.optimizer)
     machinery.optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 from raystage.config import Config
+from raystage.config.schema import Optimizer
 from raystage.devices import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.family import ModelSpec
@@ -105,13 +106,13 @@ def test_memory_that_runs_out_halves_the_micro_batch(small: Config, monkeypatch:
 def test_memory_that_runs_out_in_the_update_halves_too(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     honest, calls = rehearsal.clip_and_update, []
 
-    def update(machinery: Any, clip_norm: float | None) -> torch.Tensor:
+    def update(machinery: Any, settings: Optimizer) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 1:
             # as AdamW leaves it when memory runs out between its two moments
             machinery.optimizer.state[next(machinery.model.parameters())]["step"] = torch.tensor(0.0)
             out_of_memory_cuda()
-        return honest(machinery, clip_norm)
+        return honest(machinery, settings)
 
     monkeypatch.setattr(rehearsal, "clip_and_update", update)
     assert rehearse(small, PAIRS, CPU, Ranks(), 256).micro_batch_tokens == 128
