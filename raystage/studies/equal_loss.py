@@ -16,18 +16,18 @@ Bound = Literal["", "at least", "at most"]
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """`flops` rising, and the validation loss [nats a token] there, shape (n,) each."""
+    """`x`: FLOPs or tokens, rising, and the validation loss [nats a token] there, shape (n,) each."""
 
-    flops: NDArray[np.float64]
+    x: NDArray[np.float64]
     losses: NDArray[np.float64]
 
 
 def smoothed(curve: Curve) -> Curve:
-    """Each loss and its compute as the means over it and its neighbours, fewer at the ends so that the middles stay where they are."""
-    n = len(curve.flops)
+    """Each loss and its place as the means over it and its neighbours, fewer at the ends so that the middles stay where they are."""
+    n = len(curve.x)
     widths = np.minimum(_NEIGHBOURS, np.minimum(np.arange(n), n - 1 - np.arange(n)))
     parts = [slice(i - w, i + w + 1) for i, w in enumerate(widths)]
-    return Curve(np.array([curve.flops[part].mean() for part in parts]), np.array([curve.losses[part].mean() for part in parts]))
+    return Curve(np.array([curve.x[part].mean() for part in parts]), np.array([curve.losses[part].mean() for part in parts]))
 
 
 def loss_at(curve: Curve, flops: float) -> float | None:
@@ -67,14 +67,14 @@ def _first_crossing(curve: Curve, loss: float) -> float | None:
     after = int(below[0])
     high, low = np.log(curve.losses[after - 1]), np.log(curve.losses[after])
     share = float((high - np.log(loss)) / (high - low))
-    log_flops = np.log(curve.flops[after - 1 : after + 1])
+    log_flops = np.log(curve.x[after - 1 : after + 1])
     return float(np.exp(log_flops[0] + share * (log_flops[1] - log_flops[0])))
 
 
 def _line_around(curve: Curve, flops: float) -> tuple[float, float] | None:
     """Slope and intercept."""
-    near = (curve.flops >= flops / _WINDOW) & (curve.flops <= flops * _WINDOW)
+    near = (curve.x >= flops / _WINDOW) & (curve.x <= flops * _WINDOW)
     if near.sum() < _MIN_POINTS:
         return None
-    slope, intercept = np.polyfit(np.log(curve.flops[near]), np.log(curve.losses[near]), 1)
+    slope, intercept = np.polyfit(np.log(curve.x[near]), np.log(curve.losses[near]), 1)
     return float(slope), float(intercept)

@@ -38,14 +38,14 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]
         colour, dash = style.run_style(index)
         curves = [smoothed(Curve(val[x_key], val["val_loss"])) for val in (run.digest.val.known("val_loss") for run in runs)]
         for curve in curves:
-            axes.plot(curve.flops, curve.losses, color=colour, linestyle=dash, linewidth=1.1, alpha=0.75)
-            last = max(last, float(curve.flops[-1]))
+            axes.plot(curve.x, curve.losses, color=colour, linestyle=dash, linewidth=1.1, alpha=0.75)
+            last = max(last, float(curve.x[-1]))
             lowest.append(curve)
     axes.set_title("Validation loss, a line a seed")
     axes.set_xlabel(_LABELS[x_key])
     axes.set_ylabel("validation loss [nats a token]")
     if lowest:
-        shown = [curve.losses[curve.flops >= _LOWEST_SHARE * last] for curve in lowest]
+        shown = [curve.losses[curve.x >= _LOWEST_SHARE * last] for curve in lowest]
         values = np.concatenate([losses for losses in shown if len(losses)])
         axes.set_xlim(_LOWEST_SHARE * last, 1.02 * last)
         axes.set_ylim(0.995 * values.min(), 1.01 * values.max())

@@ -1,4 +1,4 @@
-"""What a study leaves: NAME-SIZE.md, its picture and its numbers as JSON, from the run folders as they are."""
+"""What a study leaves: NAME-SIZE.md, its pictures and its numbers as JSON, from the run folders as they are."""
 
 import dataclasses
 import json
@@ -11,8 +11,10 @@ from raystage.report.digest import digest_of
 from raystage.report.run import Run, load_run
 from raystage.studies.by_length import by_length
 from raystage.studies.figure import save_figure
+from raystage.studies.figure_growth import save_overlays
+from raystage.studies.growing import growing_of, overlays_of
 from raystage.studies.measured import measured, seconds_by_shape
-from raystage.studies.page import page_of
+from raystage.studies.page import Findings, page_of
 from raystage.studies.results import Runs, results_of
 from raystage.studies.runs import StudyRun, counted_runs, due_runs
 from raystage.studies.study_folder import StudyFolder
@@ -20,19 +22,26 @@ from raystage.tracking.provenance import read_provenance
 
 
 def build_study_report(study: Study, out: Path, command: str) -> Path:
-    """Writes the three files into `out`; the page's path. Arms whose runs are missing are shown without figures."""
+    """Writes the files into `out`; the page's path. Arms whose runs are missing are shown without figures."""
     folder = StudyFolder(study)
     losses = folder.losses()
     runs = [run for arm in study.arms for run in counted_runs(study, arm.name, losses)]
     trained = _measured({run: load_run(folder.of(run), str(run)) for run in dict.fromkeys(runs)})
-    results, lengths = results_of(study, losses, trained), by_length(study, losses, trained)
+    overlays = overlays_of(study, losses, trained)
+    found = Findings(
+        results_of(study, losses, trained),
+        len(due_runs(study, losses)),
+        _conditions(folder, trained),
+        by_length(study, losses, trained),
+        growing_of(study, losses, trained, overlays),
+    )
     out.mkdir(parents=True, exist_ok=True)
     save_figure(study, losses, trained, out / f"{study.name}.png")
-    tree = {key: [dataclasses.asdict(row) for row in rows] for key, rows in (("arms", results), ("by_length", lengths))}
-    (out / f"{study.name}.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    if found.growing:
+        save_overlays(study, losses, trained, overlays, out / f"{study.name}-growth.png")
+    (out / f"{study.name}.json").write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n", encoding="utf-8")
     page = out / f"{study.name}.md"
-    text = page_of(study, results, lengths, len(due_runs(study, losses)), _conditions(folder, trained), command)
-    page.write_text(text, encoding="utf-8")
+    page.write_text(page_of(study, found, command), encoding="utf-8")
     return page
 
 

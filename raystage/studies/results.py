@@ -153,7 +153,7 @@ def _saved_by_curve(study: Study, paired: Sequence[tuple[Measured, Measured]]) -
 
 
 def _saved_at(own: Curve, base: Curve, level: float) -> float | None:
-    flops = level * float(base.flops[-1])
+    flops = level * float(base.x[-1])
     loss = loss_at(base, flops)
     spent = None if loss is None else compute_for(own, loss)
     return None if spent is None else 1 - spent / flops

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raystage.report import style
+from raystage.studies.dynamics import Comparison
+from raystage.studies.equal_loss import Curve
 from tests.bench.dynamics_arms import KINDS, VARIANTS, Arm, Kind
-from tests.bench.dynamics_fit import Comparison, Curve
 
 
 def save_overlay(curves: Mapping[Arm, Curve], comparisons: Mapping[Arm, Comparison], path: Path) -> None:
@@ -22,15 +23,15 @@ def save_overlay(curves: Mapping[Arm, Curve], comparisons: Mapping[Arm, Comparis
 
 def _draw(axes: Axes, kind: Kind, curves: Mapping[Arm, Curve], comparisons: Mapping[Arm, Comparison]) -> None:
     grown = [arm for arm in comparisons if arm.kind == kind]
-    places = [(token + comparisons[arm].shift_tokens) / 1e6 for arm in grown for token in curves[arm].tokens]
+    places = [(token + comparisons[arm].shift_tokens) / 1e6 for arm in grown for token in curves[arm].x]
     losses = [loss for arm in grown for loss in curves[arm].losses]
     for seed in sorted({arm.seed for arm in grown}):
         target = curves[Arm(seed)]
         label = "target from scratch" if seed == 0 else None
-        axes.plot([token / 1e6 for token in target.tokens], target.losses, color=style.INK, linewidth=1.4, alpha=0.7, label=label)
+        axes.plot([token / 1e6 for token in target.x], target.losses, color=style.INK, linewidth=1.4, alpha=0.7, label=label)
     for variant, colour in zip(VARIANTS, style.RUN_COLOURS, strict=False):
         for arm in (arm for arm in grown if arm.variant == variant):
-            shifted = [(token + comparisons[arm].shift_tokens) / 1e6 for token in curves[arm].tokens]
+            shifted = [(token + comparisons[arm].shift_tokens) / 1e6 for token in curves[arm].x]
             label = f"grown, {variant}" if arm.seed == 0 else None
             axes.plot(shifted, curves[arm].losses, color=colour, linewidth=1.0, alpha=0.8, label=label)
     axes.set_title(f"Twice the {kind}")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from raystage.config import Config, load
@@ -20,13 +21,13 @@ from raystage.evaluation.loss import validation_loss
 from raystage.growth import TrainingTensors, grow
 from raystage.models.family import ModelSpec
 from raystage.pacing.stage import Shape
+from raystage.studies.equal_loss import Curve
 from raystage.training.machinery import Machinery
 from raystage.training.optimizer import set_learning_rate
 from raystage.training.stage_model import method_of, spec_of, vocab_size_of
 from raystage.training.state import assemble
 from raystage.training.step import train_step
 from tests.bench.dynamics_arms import Arm, Settings
-from tests.bench.dynamics_fit import Curve
 
 _CONTEXT, _LAYERS, _CHANNELS = 128, 2, 64  # the quickstart's target
 
@@ -43,7 +44,9 @@ def curve_of(arm: Arm, settings: Settings, folder: Path) -> Curve | None:
     if not path.exists():
         return None
     tree = json.loads(path.read_text())
-    return Curve(tuple(tree["tokens"]), tuple(tree["losses"])) if tree["settings"] == dataclasses.asdict(settings) else None
+    if tree["settings"] != dataclasses.asdict(settings):
+        return None
+    return Curve(np.array(tree["tokens"], dtype=np.float64), np.array(tree["losses"]))
 
 
 def run_arm(arm: Arm, settings: Settings, folder: Path) -> str:

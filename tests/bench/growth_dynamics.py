@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
+from raystage.studies.dynamics import Comparison, compare
+from raystage.studies.equal_loss import Curve
 from tests.bench.dynamics_arms import KINDS, TINY, VARIANTS, Arm, Settings, first_arms, grown_arms
-from tests.bench.dynamics_fit import Comparison, Curve, compare
 from tests.bench.dynamics_plot import save_overlay
 from tests.bench.dynamics_run import curve_of, prepared, run_arm
 

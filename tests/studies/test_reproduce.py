@@ -69,9 +69,8 @@ def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> Non
     again: list[str] = []
     assert run_study(study, again.append)
     assert again == ["going on with study 'made-tiny': 4 runs have ended"]
-    check_page(
-        (home.path / "report" / "made-tiny.md").read_text(), json.loads((home.path / "report" / "made-tiny.json").read_text())["arms"]
-    )
+    report = home.path / "report"
+    check_page((report / "made-tiny.md").read_text(), json.loads((report / "made-tiny.json").read_text())["results"])
 
 
 def test_what_another_study_has_trained_is_not_trained_again(folder: Path, study: Study) -> None:

@@ -9,7 +9,7 @@ import pytest
 from raystage.config.study import Study
 from raystage.studies.answer import answer
 from raystage.studies.changes import changes_of
-from raystage.studies.page import page_of
+from raystage.studies.page import Findings, page_of
 from raystage.studies.results import ArmResult, Saved
 from raystage.studies.spread import Spread
 from raystage.tracking.records import Record
@@ -80,7 +80,7 @@ def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) 
     assert "not run yet" in answer(study, [nothing])
     tried = dataclasses.replace(nothing, trials={0.5: 3.25, 1.0: None})
     assert "its rates are being tried" in answer(study, [tried])
-    assert "| depth | 3.2500 | diverged |" in page_of(study, [tried], [], 1, "", "")
+    assert "| depth | 3.2500 | diverged |" in page_of(study, Findings([tried], 1, ""), "")
     assert "2 of 2 runs diverged" in answer(study, [ArmResult("depth", "", False, None, False, 3, 2, 2)])
 
 

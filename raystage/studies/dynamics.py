@@ -1,24 +1,22 @@
-"""Slope against slope at equal loss, on the clock on which the two curves lie over each other."""
+"""Does a grown model learn as fast as one from scratch? Slope against slope at equal loss, where the two curves lie over each other.
+
+The training dynamics of Shen et al. (2203.06211, section 3). Pure.
+"""
 
 import dataclasses
 
 import numpy as np
-from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """Validation losses on one fixed set, in nats a token, and the tokens trained on before each."""
-
-    tokens: tuple[int, ...]
-    losses: tuple[float, ...]
+from raystage.report.columns import Values
+from raystage.studies.equal_loss import Curve
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """At `loss`. `shift_tokens`: what puts the grown curve on the target's clock. Slopes are d log10(loss) / d log10(tokens) there."""
+    """At `loss` [nats a token]. `shift_tokens`: what puts the grown curve on the target's clock.
+
+    Slopes are d log10(loss) / d log10(tokens) there.
+    """
 
     loss: float
     shift_tokens: float
@@ -53,7 +51,7 @@ def compare(grown: Curve, target: Curve, begin_tokens: float, window_tokens: flo
 
 
 def _first_place(curve: Curve, log_loss: float, window_tokens: float) -> float | None:
-    tokens = np.asarray(curve.tokens, dtype=np.float64)
+    tokens = curve.x
     middles = tokens[(tokens - window_tokens / 2 >= tokens[0]) & (tokens + window_tokens / 2 <= tokens[-1])]
     smooth = np.array([_middle_value(curve, middle, window_tokens) for middle in middles])
     below = np.flatnonzero(smooth <= log_loss)
@@ -75,6 +73,6 @@ def _slope(curve: Curve, middle: float, window_tokens: float, shift_tokens: floa
 
 
 def _window(curve: Curve, middle: float, window_tokens: float) -> tuple[Values, Values]:
-    tokens, losses = np.asarray(curve.tokens, dtype=np.float64), np.asarray(curve.losses, dtype=np.float64)
+    tokens, losses = curve.x, curve.losses
     inside = np.abs(tokens - middle) <= window_tokens / 2
     return tokens[inside], np.log10(losses[inside])

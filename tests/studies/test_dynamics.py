@@ -1,9 +1,10 @@
-"""The fit of the dynamics bench, on made curves whose answer is known."""
+"""The slopes of grown and from-scratch models, on made curves whose answer is known."""
 
 import numpy as np
 import pytest
 
-from tests.bench.dynamics_fit import Curve, compare
+from raystage.studies.dynamics import compare
+from raystage.studies.equal_loss import Curve
 
 WINDOW_TOKENS = 1.6e6
 
@@ -13,7 +14,7 @@ def made_curve(first: float, last: float, ahead_tokens: float = 0.0, speed: floa
     tokens = np.arange(first, last + 1, 40_000)
     noise = 1 + 0.001 * np.random.default_rng(seed).standard_normal(len(tokens))
     losses = 20 * (first + ahead_tokens + speed * (tokens - first)) ** -0.2 * noise
-    return Curve(tuple(int(token) for token in tokens), tuple(float(loss) for loss in losses))
+    return Curve(tokens, losses)
 
 
 TARGET = made_curve(4e4, 6e6)

@@ -1,0 +1,120 @@
+"""The tables of a study's page, in Markdown."""
+
+from collections.abc import Callable, Sequence
+
+from raystage.config.study import Study
+from raystage.studies.by_length import AtLength
+from raystage.studies.growing import Growing
+from raystage.studies.results import ArmResult
+from raystage.studies.spread import Spread
+
+_COLUMN_WORDS = {
+    "worst_loss_ratio": "worst loss ratio",
+    "n_unstable": "steps with a loss ratio above 1.2",
+    "largest_grad_norm": "largest gradient norm",
+    "largest_second_moment": "largest second moment",
+}
+_GROWTH_WORDS = (
+    "Growth: a grown model's slope over the baseline's at the same loss, after the re-warmup (1: it learns as fast as one from scratch); "
+    "and where `raystage replay --fit` would have grown, by the curves of the small model and of the baseline: rho, the share of the "
+    "tokens seen that counts afterwards; the small one's d log(loss) / d log(compute) there; the place among the tokens that it has seen."
+)
+
+
+def results_table(study: Study, results: Sequence[ArmResult]) -> str:
+    """An arm a line."""
+    levels: list[float | None] = [None] if study.ends else list(study.keys.levels) if study.keys.reference else []
+    saved = ["saved at equal loss" if level is None else f"saved at the loss of {level:.0%}" for level in levels]
+    zeroshot = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
+    heads = ["arm", "rate", "runs", "tokens", "FLOPs", "time", "validation loss"]
+    heads += ["less the baseline's", "to the baseline's loss: FLOPs, time"]
+    heads += [*saved, *(_COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
+    return _markdown(heads, [_row(study, result, levels, zeroshot) for result in results])
+
+
+def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zeroshot: Sequence[str]) -> list[str]:
+    said = f"**{result.name}**" + (f": {result.says}" if result.says else "")
+    rate = "-" if result.factor is None else f"{study.base.training.optimizer.lr * result.factor:.3g}{'*' * result.at_edge}"
+    runs = f"{result.n_ended} of {result.n_wanted}" + (f", {result.n_diverged} diverged" if result.n_diverged else "")
+    saved = {each.level: f"{each.bound} {_plus_minus(each.spread, '.1%')}".strip() for each in result.saved}
+    return [
+        said,
+        rate,
+        runs,
+        _with(result.tokens, lambda spread: f"{spread.mean / 1e6:.3g}M"),
+        _with(result.share, lambda spread: f"{spread.mean:.1%}"),
+        _with(result.time_share, lambda spread: f"{spread.mean:.1%}"),
+        _with(result.loss, lambda spread: _plus_minus(spread, ".4f")),
+        _with(result.difference, lambda spread: _plus_minus(spread, "+.4f")),
+        ", ".join(_plus_minus(spread, ".0%") for spread in (result.reached, result.reached_time) if spread) or "-",
+        *(saved.get(level, "-") for level in levels),
+        *(_with(result.extra.get(key), lambda spread: _plus_minus(spread, ".3g")) for key in study.keys.columns),
+        *(_with(result.zeroshot.get(figure), lambda spread: _plus_minus(spread, ".4g")) for figure in zeroshot),
+        result.changes or "-",
+    ]
+
+
+def lengths_table(study: Study, lengths: Sequence[AtLength]) -> str:
+    """In brackets what the baseline has over the same tokens."""
+    if not lengths:
+        return ""
+    heads = [
+        "arm",
+        "length",
+        "variance of the gradient norm",
+        f"({study.keys.baseline})",
+        "largest second moment",
+        f"({study.keys.baseline})",
+    ]
+    rows = [
+        [row.arm, str(row.seq_len_tokens)]
+        + [
+            _plus_minus(spread, ".3g")
+            for spread in (row.grad_norm_variance, row.base_grad_norm_variance, row.second_moment, row.base_second_moment)
+        ]
+        for row in lengths
+    ]
+    return f"Gradients by sequence length, in brackets those of the baseline over the same tokens:\n\n{_markdown(heads, rows)}"
+
+
+def growth_table(rows: Sequence[Growing]) -> str:
+    """With a line for each reason why no growth point was found."""
+    if not rows:
+        return ""
+    heads = ["arm", "slope after growth over the baseline's", "rho", "slope at the growth point", "growth point"]
+    table = _markdown(heads, [_growing(row) for row in rows])
+    troubles = dict.fromkeys(f"- {row.arm}: {trouble}." for row in rows for trouble in row.troubles)
+    return "\n\n".join([_GROWTH_WORDS, table, *(["No growth point:\n\n" + "\n".join(troubles)] if troubles else [])])
+
+
+def _growing(row: Growing) -> list[str]:
+    spreads = ((row.ratio, ".2f"), (row.rho, ".2f"), (row.threshold, ".3f"), (row.share, ".0%"))
+    return [row.arm, *("-" if spread is None else _plus_minus(spread, form) for spread, form in spreads)]
+
+
+def trials_table(study: Study, results: Sequence[ArmResult]) -> str:
+    """Final validation losses of the rates that were tried; nothing where there is but one."""
+    keys = study.keys
+    tried = [result for result in results if result.trials]
+    if len(keys.learning_rates) == 1 or not tried:
+        return ""
+    heads = [f"rate, seed {keys.seeds[0]}", *(f"{study.base.training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates))]
+    return _markdown(heads, [[result.name, *_tried(study, result)] for result in tried])
+
+
+def _tried(study: Study, result: ArmResult) -> list[str]:
+    losses = [(factor in result.trials, result.trials.get(factor)) for factor in sorted(study.keys.learning_rates)]
+    return ["-" if not known else "diverged" if loss is None else f"{loss:.4f}" for known, loss in losses]
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows))
+
+
+def _with(spread: Spread | None, words: Callable[[Spread], str]) -> str:
+    return "-" if spread is None else words(spread)
+
+
+def _plus_minus(spread: Spread, form: str) -> str:
+    deviation = "" if spread.deviation is None else f" ± {spread.deviation:{form.replace('+', '')}}"
+    return f"{spread.mean:{form}}{deviation}"
