@@ -1,5 +1,6 @@
 """The picture of a study: validation losses over compute or tokens, and where every arm ends."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,25 @@ _LABELS = {"flops": "compute [FLOPs]", "tokens_seen": "tokens seen"}
 _LOWEST_SHARE = 0.15  # of the longest run: before, all curves fall steeply and the differences are not to be seen
 
 
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """Of an arm's lines and points. `label`: None of one that has no line of its own in the legend."""
+
+    colour: str
+    dash: style.Dash
+    marker: str
+    label: str | None
+
+
+def _looks(study: Study) -> dict[str, _Look]:
+    """The baseline dark, its other budgets pale and named once, a colour for each of the others."""
+    others = [arm.name for arm in study.arms if arm.name != study.keys.baseline and arm.name not in study.ends]
+    looks = {name: _Look(*style.run_style(index), style.run_marker(index), name) for index, name in enumerate(others)}
+    budgets = [name for name in study.ends if name != study.keys.baseline]
+    looks |= {name: _Look(style.MUTED, ":", ".", None if n else f"{study.keys.baseline}, other budgets") for n, name in enumerate(budgets)}
+    return {study.keys.baseline: _Look(style.INK, "-", "o", study.keys.baseline), **looks}
+
+
 def save_figure(study: Study, losses: Losses, measured: Runs, path: Path) -> None:
     """One PNG of two panels."""
     own = {arm.name: [measured[run] for run in counted_runs(study, arm.name, losses) if losses[run] is not None] for arm in study.arms}
@@ -32,13 +52,12 @@ def save_figure(study: Study, losses: Losses, measured: Runs, path: Path) -> Non
 
 
 def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) -> None:
-    """Mean over seeds, and the span of them where they validate at the same places."""
-    x_key, lowest, last = study.keys.axis, [], 0.0
-    for index, runs in enumerate(own.values()):
-        colour, dash = style.run_style(index)
+    x_key, lowest, last, looks = study.keys.axis, [], 0.0, _looks(study)
+    for name, runs in own.items():
+        look = looks[name]
         curves = [smoothed(Curve(val[x_key], val["val_loss"])) for val in (run.digest.val.known("val_loss") for run in runs)]
         for curve in curves:
-            axes.plot(curve.x, curve.losses, color=colour, linestyle=dash, linewidth=1.1, alpha=0.75)
+            axes.plot(curve.x, curve.losses, color=look.colour, linestyle=look.dash, linewidth=1.1, alpha=0.75)
             last = max(last, float(curve.x[-1]))
             lowest.append(curve)
     axes.set_title("Validation loss, a line a seed")
@@ -52,21 +71,21 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]
 
 
 def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) -> None:
-    for index, (name, runs) in enumerate(own.items()):
-        if runs:
-            colour, _ = style.run_style(index)
+    looks = _looks(study)
+    for name, look in looks.items():
+        if runs := own[name]:
             flops, losses = [run.flops for run in runs], [run.final_loss for run in runs]
-            axes.plot(flops, losses, ".", color=colour, markersize=4, alpha=0.6)
+            axes.plot(flops, losses, ".", color=look.colour, markersize=4, alpha=0.6)
             axes.errorbar(
                 np.mean(flops),
                 np.mean(losses),
                 yerr=np.std(losses, ddof=1) if len(losses) > 1 else None,
-                color=colour,
-                marker=style.run_marker(index),
+                color=look.colour,
+                marker=look.marker,
                 markersize=6,
                 capsize=3,
                 linestyle="none",
-                label=name,
+                label=look.label,
             )
     reference = [own[name] for name in study.ends if own[name]]
     if len(reference) > 1:

@@ -36,7 +36,9 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
     said = f"**{result.name}**" + (f": {result.says}" if result.says else "")
     rate = "-" if result.factor is None else f"{study.base.training.optimizer.lr * result.factor:.3g}{'*' * result.at_edge}"
     runs = f"{result.n_ended} of {result.n_wanted}" + (f", {result.n_diverged} diverged" if result.n_diverged else "")
-    saved = {each.level: f"{each.bound} {_plus_minus(each.spread, '.1%')}".strip() for each in result.saved}
+    # what the reference is read from saves nothing by its own account
+    shown = () if result.is_variant else result.saved
+    saved = {each.level: f"{each.bound} {_plus_minus(each.spread, '.1%')}".strip() for each in shown}
     return [
         said,
         rate,
