@@ -23,17 +23,24 @@ _START_S = 120.0  # workers on their way get as long at least
 
 class GroupWatch:
     """Asks the workers to stop or to leave. `workers`: those that have begun, by rank; `reached_step`: the furthest; `position`: of the
-    plan, by their last word."""
+    plan, by their last word; `room`: for so many workers, theirs included, at the last look."""
 
     def __init__(
-        self, controller: DriverController, group: Group, restarts: Restarts, spares: Spares, config: Config, say: Callable[[str], None]
+        self,
+        controller: DriverController,
+        group: Group,
+        room: int,
+        restarts: Restarts,
+        spares: Spares,
+        config: Config,
+        say: Callable[[str], None],
     ) -> None:
         self._controller, self._group, self._restarts, self._spares = controller, group, restarts, spares
         self._resize_check_s, self._say = config.runtime.resize_check_s, say
         # a rank that waits for storage elsewhere is not frozen
         self._stall_s = 60 * (config.runtime.stall_minutes + is_uri(config.storage) * config.checkpoint.storage_retry_minutes)
         self._looked_s = time.monotonic()
-        self._room_before = group.n_workers
+        self.room = room
         self._n_failures = 0
         self._leave, self._killed_s = False, -math.inf
         self.workers: dict[int, Worker] = {}
@@ -78,17 +85,17 @@ class GroupWatch:
         ours = Counter(worker.node_id for worker in self.workers.values())
         try:
             nodes = ray_nodes()
-            room = min(self._group.hardware.room(nodes, ours), self._group.wanted.high)
+            room_before, self.room = self.room, self._group.hardware.room(nodes, ours)
         except RayError:
             return  # the cluster has no time for us at the moment
+        room = min(self.room, self._group.wanted.high)
         leaving = any(node.is_leaving and node.node_id in ours for node in nodes)
         if leaving:
             self._leave_because("a node in use will be taken away")
-        elif min(room, self._room_before) > self._group.n_workers:
+        elif min(room, room_before) > self._group.n_workers:
             self._leave_because(f"there is room for {plain_lines.workers(room)}")
         elif room > self._group.n_workers:
             self._spares.prepare(places(nodes, self._group.hardware.need, room - self._group.n_workers))
-        self._room_before = room
 
     def _leave_because(self, reason: str) -> None:
         self._leave = True

@@ -78,20 +78,20 @@ class RayEngine:
         restarts = Restarts(assignment.run_dir, self._runtime.max_failures)
         has_spares = self._hardware.keeps_spares and imports_first()
         spares = Spares(self._runtime.spare_after_s if has_spares else None)
-        n_before, position = 0, _position(assignment)
+        room, position = 0, _position(assignment)
         for number in range(1, 1_000_000):
             wanted = workers_of(assignment.config, position)
             if self._evaluations:
                 self._evaluations.pause()
-            n_workers = self._wait_for_room(wanted, n_before, say)
+            room, n_workers = self._wait_for_room(wanted, room, say)
             if n_workers is None:
                 return False
             spares.prepare(places(ray_nodes(), self._hardware.need, n_workers))
             controller.begin_group()
             group = Group(number, wanted, n_workers, position, self._hardware)
-            watch = GroupWatch(controller, group, restarts, spares, assignment.config, say)
+            watch = GroupWatch(controller, group, room, restarts, spares, assignment.config, say)
             end = self._follow(Fit(assignment, group, actor), watch, controller)
-            n_before, position = n_workers, watch.position
+            room, position = watch.room, watch.position
             controller.free_resources()
             if end.ending is not None and (end.ending != "left" or self._stop_asked.is_set()):
                 return end.ending == "finished"
@@ -120,21 +120,22 @@ class RayEngine:
         watch.look(self._stop_asked.is_set())  # its last word
         return fit.end()
 
-    def _wait_for_room(self, wanted: Workers, n_before: int, say: Say) -> int | None:
-        """How many workers the next group has; waits while the cluster holds too few. None: a stop was asked for meanwhile."""
+    def _wait_for_room(self, wanted: Workers, room_before: int, say: Say) -> tuple[int, int | None]:
+        """How many workers the cluster has room for, and how many the next group has; waits while it holds too few. None: a stop was asked
+        for meanwhile. `room_before`: with what the group before held, which is not free at once."""
+        n_expected = wanted.take(room_before) or 0
         begin_s, said_s = time.monotonic(), -_SAY_EVERY_S
         while not self._stop_asked.is_set():
             room = self._hardware.room(ray_nodes())
             waited_s = time.monotonic() - begin_s
             n_workers = wanted.take(room)
-            # what the group before held may not be free yet
-            if n_workers is not None and (n_workers >= min(n_before, wanted.high) or waited_s > _SETTLE_S):
-                return n_workers
+            if n_workers is not None and (n_workers >= n_expected or waited_s > _SETTLE_S):
+                return room, n_workers
             if n_workers is None and waited_s > _SETTLE_S and time.monotonic() - said_s >= _SAY_EVERY_S:
                 said_s = time.monotonic()
                 say(f"waiting: the cluster has room for {room} workers, at least {wanted.low} are needed (runtime.workers)")
             time.sleep(0.2)
-        return None
+        return room_before, None
 
 
 def _position(assignment: Assignment) -> int:

@@ -10,7 +10,6 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raystage.config import ConfigError
 from raystage.devices import pick_device
@@ -24,6 +23,7 @@ from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedEr
 from raystage.runtime.ray_pjrt import PjrtConfig, settings_for
 from raystage.runtime.ray_spare import imports_first
 from raystage.runtime.ray_storage import ray_storage
+from raystage.runtime.ray_trainer import LeanTrainer
 from raystage.runtime.secrets_file import load_secrets
 from raystage.runtime.worker import cache_of, run_rank, threads_of
 from raystage.storage.faults import StorageError
@@ -44,7 +44,7 @@ class Fit(threading.Thread):
         n_in_place = -1 if in_place else 0
         hardware = group.hardware
         warm = runtime.spare_after_s is not None and hardware.keeps_spares
-        self._trainer = DataParallelTrainer(
+        self._trainer = LeanTrainer(
             _train_worker,
             train_loop_config={"assignment": assignment, "group": group, "controller": controller},
             backend_config=_backend(hardware),
