@@ -116,6 +116,7 @@ class RayEngine:
                     self._evaluations.go_on()
         except BaseException:
             controller.end_fits()  # or the workers would train on without a driver
+            controller.free_resources()
             raise
         watch.look(self._stop_asked.is_set())  # its last word
         return fit.end()

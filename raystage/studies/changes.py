@@ -7,13 +7,14 @@ from raystage.tracking.decision_text import label
 from raystage.tracking.records import Record
 
 
-def changes_of(decisions: Sequence[Sequence[Record]], tokens: Sequence[float]) -> str:
+def changes_of(decisions: Sequence[Sequence[Record]], tokens: Sequence[tuple[float, float]]) -> str:
     """Like "length 32→64 12% (slope), depth 1→4 48 to 61% (slope, max_dwell)"; refused changes and rollbacks are among them.
 
-    `decisions`: of each seed, in their order; `tokens`: that each run has seen, of which the places are shares.
+    `decisions`: of each seed, in their order; `tokens`: that each run began with, and has seen since: places are shares of these.
     """
     told = [
-        [(label(each), each["trigger"], each["tokens_seen"] / whole) for each in run] for run, whole in zip(decisions, tokens, strict=True)
+        [(label(each), each["trigger"], (each["tokens_seen"] - base) / whole) for each in run]
+        for run, (base, whole) in zip(decisions, tokens, strict=True)
     ]
     parts = []
     for same in zip_longest(*told):

@@ -16,7 +16,7 @@ from raystage.config import ConfigError, dump
 from raystage.config.study import Study
 from raystage.studies.one_run import ENDED, STOPPED
 from raystage.studies.runs import StudyRun, due_runs, most_runs
-from raystage.studies.study_folder import StudyFolder
+from raystage.studies.study_folder import RUN_FILE, StudyFolder
 
 _POLL_S = 0.2
 Say = Callable[[str], None]
@@ -103,7 +103,7 @@ class _Pool:
         folder, study = self._folder, self._study
         for path in (folder.of(run), folder.log_of(run).parent):
             path.mkdir(parents=True, exist_ok=True)
-        config = folder.of(run) / "study_run.yaml"
+        config = folder.of(run) / RUN_FILE
         config.write_text(dump(folder.config_of(run)))
         environment = os.environ | {"OMP_NUM_THREADS": str(_threads(study))}
         gpus = _gpus(study)

@@ -9,13 +9,13 @@ from raystage.config.study import Study
 from raystage.report import style
 from raystage.studies.equal_loss import smoothed
 from raystage.studies.growing import Overlay, curve_of_tokens
-from raystage.studies.results import Runs, baseline_by_seed
+from raystage.studies.results import Runs, by_seed
 from raystage.studies.runs import Losses
 
 
 def save_overlays(study: Study, losses: Losses, runs: Runs, overlays: Mapping[str, Sequence[Overlay]], path: Path) -> None:
     """One PNG; a line a seed."""
-    base = [smoothed(curve_of_tokens(run)) for run in baseline_by_seed(study, losses, runs).values()]
+    base = [smoothed(curve_of_tokens(run)) for run in by_seed(study, study.keys.baseline, losses, runs).values()]
     drawn = [overlay for found in overlays.values() for overlay in found]
     with style.applied():
         figure = Figure(figsize=(8, 4.6), dpi=150, layout="constrained", facecolor="white")
@@ -34,7 +34,7 @@ def save_overlays(study: Study, losses: Losses, runs: Runs, overlays: Mapping[st
                 0.99 * min(overlay.curve.losses.min() for overlay in drawn), 1.01 * max(overlay.curve.losses[0] for overlay in drawn)
             )
         axes.set_title("After growth, on the baseline's clock")
-        axes.set_xlabel("tokens [M]; grown runs begin where the baseline has their loss")
+        axes.set_xlabel("tokens [M], those of grown runs shifted to where the baseline has their loss")
         axes.set_ylabel("validation loss [nats a token]")
         axes.legend(loc="upper right")
         figure.savefig(path, metadata={"Software": None})

@@ -10,10 +10,11 @@ from raystage.report.digest import Digest
 from raystage.report.run import Run
 from raystage.report.stages import Stage
 
-_MIN_STEPS = 10  # of a stage whose median says something; shorter ones count where there is none
+_QUICK_SHARE = 0.02
 
 
-Shape = tuple[str, int, int, int, int]  # device, sequence length, tokens a step, layers, channels
+Kind = tuple[str, ...]  # what an arm changes beside its plan, like the optimizer: a step of the same shape may then take another time
+Shape = tuple[Kind, str, int, int, int, int]  # device, sequence length, tokens a step, layers, channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Measured:
     digest: Digest
     train: Columns
     seconds: Values
+
+    @property
+    def device(self) -> str:
+        """What it was trained on."""
+        return self.digest.device
 
     @property
     def final_loss(self) -> float:
@@ -45,7 +51,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """The first validation at or below a loss: FLOPs and seconds until then."""
+    """The first validation at or below a loss: FLOPs and seconds of the run until then."""
 
     flops: float
     seconds: float
@@ -53,10 +59,10 @@ class Reached:
 
 @dataclasses.dataclass(frozen=True)
 class Signals:
-    """Of the steps between two places. `second_moment`: Adam's largest entry there."""
+    """Of the steps between two places. `second_moment`: Adam's largest entry of those recorded there; None where none is."""
 
     grad_norm_variance: float
-    second_moment: float
+    second_moment: float | None
 
 
 def known(value: float | None) -> float:
@@ -64,31 +70,37 @@ def known(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def measured(run: Run, digest: Digest, by_shape: Mapping[Shape, float]) -> Measured:
+def measured(run: Run, digest: Digest, kind: Kind, by_shape: Mapping[Shape, float]) -> Measured:
     """A run with the clock of its study."""
     steps_s = np.empty(len(run.train))
     for stage in digest.stages:
-        steps_s[stage.first : stage.last + 1] = by_shape[_shape(digest, stage)]
+        steps_s[stage.first : stage.last + 1] = by_shape[_shape(digest, stage, kind)]
     return Measured(digest, run.train, np.cumsum(steps_s))
 
 
-def seconds_by_shape(runs: Iterable[tuple[Run, Digest]]) -> dict[Shape, float]:
-    """Of one step: the least, over the runs, of the median step of a stage of that shape.
+def seconds_by_shape(runs: Iterable[tuple[Run, Digest, Kind]]) -> dict[Shape, float]:
+    """Of one step of each shape: what only one in fifty is faster than, over all steps of all `runs`.
 
-    So without validations, checkpoints, compilation and pauses, and as little as can be of what else the machine did: that only ever slows.
+    So without validations, checkpoints, compilation and pauses, and with little of what else the machine did, which only ever slows. A
+    quantile, since the least of many runs would be less than that of the few which a shape of one arm alone has.
     """
-    found: dict[Shape, list[tuple[bool, float]]] = {}
-    for run, digest in runs:
-        steps_s = np.diff(run.train["time_s"], prepend=0.0)
+    found: dict[Shape, list[Values]] = {}
+    for run, digest, kind in runs:
+        tokens = np.diff(run.train["tokens_seen"], prepend=digest.base["tokens_seen"])
+        steps_s = tokens / run.train["tokens_per_s"]
         for stage in digest.stages:
-            settled = steps_s[stage.first + (stage.first < stage.last) : stage.last + 1]  # the first waits for the change of stage
-            found.setdefault(_shape(digest, stage), []).append((len(settled) < _MIN_STEPS, float(np.median(settled))))
-    return {shape: min(medians)[1] for shape, medians in found.items()}
+            own = steps_s[stage.first : stage.last + 1]
+            found.setdefault(_shape(digest, stage, kind), []).append(own[np.isfinite(own) & (own > 0)])
+    return {shape: _quick(np.concatenate(parts)) for shape, parts in found.items()}
 
 
-def _shape(digest: Digest, stage: Stage) -> Shape:
+def _quick(steps_s: Values) -> float:
+    return float(np.quantile(steps_s, _QUICK_SHARE)) if len(steps_s) else np.nan
+
+
+def _shape(digest: Digest, stage: Stage, kind: Kind) -> Shape:
     record = stage.record
-    return digest.device, record["seq_len_tokens"], record["batch_tokens"], record["n_layer"], record["d_model"]
+    return kind, digest.device, record["seq_len_tokens"], record["batch_tokens"], record["n_layer"], record["d_model"]
 
 
 def reached(run: Measured, loss: float) -> Reached | None:
@@ -99,15 +111,19 @@ def reached(run: Measured, loss: float) -> Reached | None:
         return None
     first = int(there[0])
     position = int(np.searchsorted(run.train["step"], val["step"][first], side="right")) - 1
-    return Reached(float(val["flops"][first]), float(run.seconds[position]))
+    return Reached(float(val["flops"][first]) - run.digest.base["flops"], float(run.seconds[position]))
 
 
 def lengths_of(run: Measured) -> dict[int, tuple[float, float]]:
-    """By sequence length [tokens]: the tokens seen before its first step and after its last one, in the order of training."""
-    tokens, places = run.train["tokens_seen"], dict[int, tuple[float, float]]()
+    """By sequence length [tokens]: the tokens seen before its first step and after its last one, in the order of training.
+
+    Of the last time that it was trained, where a rollback came between.
+    """
+    tokens, places, newest = run.train["tokens_seen"], dict[int, tuple[float, float]](), None
     for stage in run.digest.stages:
         length, before = int(stage.record["seq_len_tokens"]), float(tokens[stage.first - 1]) if stage.first else 0.0
-        places[length] = (min(places.get(length, (before,))[0], before), float(tokens[stage.last]))
+        places[length] = (places[length][0] if length == newest else before, float(tokens[stage.last]))
+        newest = length
     return places
 
 
@@ -119,4 +135,4 @@ def signals_between(run: Measured, tokens: tuple[float, float]) -> Signals | Non
     grad_norms, moments = grad_norms[np.isfinite(grad_norms)], moments[np.isfinite(moments)]
     if len(grad_norms) < 2:
         return None
-    return Signals(float(np.var(grad_norms, ddof=1)), float(moments.max()) if len(moments) else np.nan)
+    return Signals(float(np.var(grad_norms, ddof=1)), float(moments.max()) if len(moments) else None)

@@ -16,7 +16,7 @@ from raystage.studies.growing import growing_of, overlays_of
 from raystage.studies.measured import measured, seconds_by_shape
 from raystage.studies.page import Findings, page_of
 from raystage.studies.results import Runs, results_of
-from raystage.studies.runs import StudyRun, counted_runs, due_runs
+from raystage.studies.runs import StudyRun, due_runs
 from raystage.studies.study_folder import StudyFolder
 from raystage.tracking.provenance import read_provenance
 
@@ -25,8 +25,7 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
     """Writes the files into `out`; the page's path. Arms whose runs are missing are shown without figures."""
     folder = StudyFolder(study)
     losses = folder.losses()
-    runs = [run for arm in study.arms for run in counted_runs(study, arm.name, losses)]
-    trained = _measured({run: load_run(folder.of(run), str(run)) for run in dict.fromkeys(runs)})
+    trained = _measured(study, {run: load_run(folder.of(run), str(run)) for run in losses})
     overlays = overlays_of(study, losses, trained)
     found = Findings(
         results_of(study, losses, trained),
@@ -45,11 +44,12 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
     return page
 
 
-def _measured(runs: Mapping[StudyRun, Run]) -> Runs:
+def _measured(study: Study, runs: Mapping[StudyRun, Run]) -> Runs:
     """All on one clock."""
     digests = {name: digest_of(run) for name, run in runs.items()}
-    by_shape = seconds_by_shape((run, digests[name]) for name, run in runs.items())
-    return {name: measured(run, digests[name], by_shape) for name, run in runs.items()}
+    kinds = {name: tuple(each for each in study.arm(name.arm).overrides if not each.startswith("pacing.")) for name in runs}
+    by_shape = seconds_by_shape((run, digests[name], kinds[name]) for name, run in runs.items())
+    return {name: measured(run, digests[name], kinds[name], by_shape) for name, run in runs.items()}
 
 
 def _conditions(folder: StudyFolder, trained: Runs) -> str:
@@ -59,6 +59,6 @@ def _conditions(folder: StudyFolder, trained: Runs) -> str:
     for run in trained:
         tree = read_provenance(folder.of(run)) or {"packages": {}}
         versions.add(", ".join(f"{name} {tree['packages'][name]}" for name in ("raystage", "torch") if tree["packages"].get(name)))
-    n_others = sum(not folder.is_own(run) for run in trained)
+    others = [name for run in trained if (name := folder.trained_for(run)) != folder.study.name]
     said = f"Trained on {', '.join(devices) or 'nothing yet'} ({platform.machine()}) with {'; '.join(sorted(versions)) or 'nothing yet'}."
-    return said + f" {n_others} of these {len(trained)} runs were trained for another study, which has them alike." * bool(n_others)
+    return said + (f" {len(others)} of these {len(trained)} runs were trained for {', '.join(sorted(set(others)))}." if others else "")

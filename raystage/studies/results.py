@@ -8,7 +8,7 @@ from raystage.studies.changes import changes_of
 from raystage.studies.equal_loss import Bound, Curve, compute_between, compute_for, loss_at
 from raystage.studies.measured import Measured, known, reached
 from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge, trials_of
-from raystage.studies.spread import Spread
+from raystage.studies.spread import Spread, spread_of
 
 Runs = Mapping[StudyRun, Measured]
 
@@ -83,33 +83,29 @@ def _result(study: Study, name: str, losses: Losses, measured: Runs) -> ArmResul
     if not good:
         return head
     own = [measured[run] for run in good]
-    base = baseline_by_seed(study, losses, measured)
-    paired = [(measured[run], base[run.seed]) for run in good if run.seed in base]
-    there = [(found, other) for one, other in paired if (found := reached(one, other.final_loss))]
+    paired = with_baseline(study, name, losses, measured)
+    there = [] if study.keys.reference == "curve" else [(at, other) for one, other in paired if (at := reached(one, other.final_loss))]
+    everywhere = len(there) == len(ended)
     return dataclasses.replace(
         head,
         loss=_over(own, lambda run: run.final_loss),
         tokens=_over(own, lambda run: run.tokens),
         flops=_over(own, lambda run: run.flops),
-        share=_spread([one.flops / other.flops for one, other in paired]),
-        time_share=_spread([float(one.seconds[-1] / other.seconds[-1]) for one, other in paired]),
-        reached=_spread([found.flops / other.flops for found, other in there]) if len(there) == len(paired) else None,
-        reached_time=_spread([float(found.seconds / other.seconds[-1]) for found, other in there]) if len(there) == len(paired) else None,
-        difference=_spread([one.final_loss - other.final_loss for one, other in paired]),
+        share=spread_of([one.flops / other.flops for one, other in paired]),
+        time_share=spread_of([float(one.seconds[-1] / other.seconds[-1]) for one, other in paired if one.device == other.device]),
+        reached=spread_of([at.flops / other.flops for at, other in there]) if everywhere else None,
+        reached_time=spread_of([float(at.seconds / other.seconds[-1]) for at, other in there]) if everywhere else None,
+        difference=spread_of([one.final_loss - other.final_loss for one, other in paired]),
         saved=_saved_by_ends(study, good, losses, measured) if study.ends else _saved_by_curve(study, paired),
         zeroshot=_zeroshot(own),
-        changes=changes_of([run.digest.decisions for run in own], [run.tokens for run in own]),
+        changes=changes_of([run.digest.decisions for run in own], [(run.digest.base["tokens_seen"], run.tokens) for run in own]),
     )
 
 
-def baseline_by_seed(study: Study, losses: Losses, measured: Runs) -> dict[int, Measured]:
-    """Its runs that have ended well."""
-    return _by_seed(study, study.keys.baseline, losses, measured)
-
-
-def _spread(values: Sequence[float]) -> Spread | None:
-    """None of no values."""
-    return Spread(tuple(values)) if values else None
+def with_baseline(study: Study, arm: str, losses: Losses, measured: Runs) -> list[tuple[Measured, Measured]]:
+    """The runs of an arm that have ended well, each with the baseline's of its seed, where that has."""
+    own, base = (by_seed(study, name, losses, measured) for name in (arm, study.keys.baseline))
+    return [(run, base[seed]) for seed, run in own.items() if seed in base]
 
 
 def _over(runs: Sequence[Measured], value: Callable[[Measured], float]) -> Spread:
@@ -117,17 +113,18 @@ def _over(runs: Sequence[Measured], value: Callable[[Measured], float]) -> Sprea
 
 
 def _extra(study: Study, ended: Sequence[Measured]) -> dict[str, Spread]:
-    values = {key: _spread([known(getattr(run.digest.facts, key).value) for run in ended]) for key in study.keys.columns}
+    values = {key: spread_of(getattr(run.digest.facts, key).value for run in ended) for key in study.keys.columns}
     return {key: spread for key, spread in values.items() if spread}
 
 
-def _by_seed(study: Study, arm: str, losses: Losses, measured: Runs) -> dict[int, Measured]:
+def by_seed(study: Study, arm: str, losses: Losses, measured: Runs) -> dict[int, Measured]:
+    """The runs of an arm that have ended well."""
     return {run.seed: measured[run] for run in counted_runs(study, arm, losses) if losses[run] is not None}
 
 
 def _saved_by_ends(study: Study, good: Sequence[StudyRun], losses: Losses, measured: Runs) -> tuple[Saved, ...]:
     """Of the seeds that every arm of the reference has; the reference of a seed is of its runs alone."""
-    reference = [_by_seed(study, arm, losses, measured) for arm in study.ends]
+    reference = [by_seed(study, arm, losses, measured) for arm in study.ends]
     shares, bounds = [], set[Bound]()
     for run in good:
         if all(run.seed in each for each in reference):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+from collections.abc import Iterable
 
 # two-sided 95% of Student's t by degrees of freedom; beyond, the normal one
 _T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -10,7 +11,7 @@ _T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """One value a seed."""
+    """One value a seed, all finite."""
 
     values: tuple[float, ...]
 
@@ -28,3 +29,9 @@ class Spread:
         """Half of the 95% interval of the mean, by Student's t; None of one value."""
         n = len(self.values)
         return None if self.deviation is None else (_T95[n - 1] if n <= len(_T95) else 1.96) * self.deviation / math.sqrt(n)
+
+
+def spread_of(values: Iterable[float | None]) -> Spread | None:
+    """Of those that are known and finite; None where none is."""
+    there = tuple(value for value in values if value is not None and math.isfinite(value))
+    return Spread(there) if there else None

@@ -6,12 +6,14 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from raystage.config import Config
+from raystage.config import Config, ConfigError, load
 from raystage.config.study import Study
+from raystage.runtime.run_folder import RunFolder
 from raystage.studies.one_run import ENDED_FILE
 from raystage.studies.runs import StudyRun, config_of, digest_in, due_runs
 from raystage.tracking.records import RunRecords
 
+RUN_FILE = "study_run.yaml"  # what the run was started with
 _RUNS, _LOGS = "runs", "logs"
 
 
@@ -22,6 +24,7 @@ class StudyFolder:
         self.study = study
         self.path = Path(study.base.storage).expanduser().absolute() / study.name
         self.wanted = json.dumps(dataclasses.asdict(study.keys.zeroshot))
+        self._found: dict[str, Path | None] = {}
 
     def config_of(self, run: StudyRun) -> Config:
         """What a run is trained with."""
@@ -29,17 +32,24 @@ class StudyFolder:
 
     def of(self, run: StudyRun) -> Path:
         """Of one run: this study's own, or another's where that has ended and is the same but for its name."""
-        name = self.config_of(run).name
-        own = self.path / _RUNS / name
-        return next((place for place in (own, *self._elsewhere[digest_in(name)]) if self._has_ended_at(place)), own)
+        config = self.config_of(run)
+        own = RunFolder.of(config).path
+        return own if self._has_ended_at(own) else self._elsewhere(config) or own
 
-    def is_own(self, run: StudyRun) -> bool:
-        """Whether this study has trained it, or is to."""
-        return self.path in self.of(run).parents
+    def trained_for(self, run: StudyRun) -> str:
+        """The study that has trained it, or is to."""
+        return self.of(run).parents[1].name
+
+    def _elsewhere(self, config: Config) -> Path | None:
+        """Where another study has trained this, on the same kind of device."""
+        if config.name not in self._found:
+            places = self._ended[digest_in(config.name)]
+            self._found[config.name] = next((each for each in places if self._has_ended_at(each) and _is_alike(each, config)), None)
+        return self._found[config.name]
 
     @functools.cached_property
-    def _elsewhere(self) -> dict[str, list[Path]]:
-        """Ended runs of the other studies by the digest of what moves their figures."""
+    def _ended(self) -> dict[str, list[Path]]:
+        """Runs of the other studies by the digest of what moves their figures."""
         found = defaultdict(list)
         for mark in sorted(self.path.parent.glob(f"*/{_RUNS}/*/{ENDED_FILE}")):
             if self.path not in mark.parents:
@@ -76,3 +86,13 @@ class StudyFolder:
         except (OSError, ValueError):
             return False
         return mark["diverged"] is not None or mark["measured"] == json.loads(self.wanted)
+
+
+def _is_alike(folder: Path, config: Config) -> bool:
+    """Whether the run of another study was trained on such a device, and lies where it was: what was moved was put aside."""
+    try:
+        theirs = load(folder / RUN_FILE)
+    except ConfigError:
+        return False
+    devices = {(each.runtime.device, each.runtime.threads_per_worker) for each in (theirs, config)}
+    return len(devices) == 1 and RunFolder.of(theirs).path == folder

@@ -17,7 +17,8 @@ _COLUMN_WORDS = {
 _GROWTH_WORDS = (
     "Growth: a grown model's slope over the baseline's at the same loss, after the re-warmup (1: it learns as fast as one from scratch); "
     "and where `raystage replay --fit` would have grown, by the curves of the small model and of the baseline: rho, the share of the "
-    "tokens seen that counts afterwards; the small one's d log(loss) / d log(compute) there; the place among the tokens that it has seen."
+    "tokens seen that counts afterwards; the small one's d log(loss) / d log(compute) there; the place among the tokens that it has "
+    "seen. A small curve ends where its arm grew, so that only earlier points are found."
 )
 
 
@@ -48,7 +49,7 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
         _with(result.time_share, lambda spread: f"{spread.mean:.1%}"),
         _with(result.loss, lambda spread: _plus_minus(spread, ".4f")),
         _with(result.difference, lambda spread: _plus_minus(spread, "+.4f")),
-        ", ".join(_plus_minus(spread, ".0%") for spread in (result.reached, result.reached_time) if spread) or "-",
+        _reached(result),
         *(saved.get(level, "-") for level in levels),
         *(_with(result.extra.get(key), lambda spread: _plus_minus(spread, ".3g")) for key in study.keys.columns),
         *(_with(result.zeroshot.get(figure), lambda spread: _plus_minus(spread, ".4g")) for figure in zeroshot),
@@ -56,27 +57,25 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
     ]
 
 
-def lengths_table(study: Study, lengths: Sequence[AtLength]) -> str:
+def _reached(result: ArmResult) -> str:
+    spreads = () if result.is_variant else (result.reached, result.reached_time)
+    return ", ".join(_plus_minus(spread, ".0%") for spread in spreads if spread) or "-"
+
+
+def lengths_table(study: Study, rows: Sequence[AtLength]) -> str:
     """In brackets what the baseline has over the same tokens."""
-    if not lengths:
+    if not rows:
         return ""
-    heads = [
-        "arm",
-        "length",
-        "variance of the gradient norm",
-        f"({study.keys.baseline})",
-        "largest second moment",
-        f"({study.keys.baseline})",
-    ]
-    rows = [
-        [row.arm, str(row.seq_len_tokens)]
-        + [
-            _plus_minus(spread, ".3g")
-            for spread in (row.grad_norm_variance, row.base_grad_norm_variance, row.second_moment, row.base_second_moment)
-        ]
-        for row in lengths
-    ]
-    return f"Gradients by sequence length, in brackets those of the baseline over the same tokens:\n\n{_markdown(heads, rows)}"
+    base = f"({study.keys.baseline})"
+    heads = ["arm", "length", "seeds", "variance of the gradient norm", base, "largest recorded second moment", base]
+    table = _markdown(heads, [_length(row) for row in rows])
+    return f"Gradients by sequence length, in brackets those of the baseline over the same tokens:\n\n{table}"
+
+
+def _length(row: AtLength) -> list[str]:
+    spreads = (row.grad_norm_variance, row.base_grad_norm_variance, row.second_moment, row.base_second_moment)
+    words = (_with(spread, lambda each: _plus_minus(each, ".3g")) for spread in spreads)
+    return [row.arm, str(row.seq_len_tokens), str(row.n_seeds), *words]
 
 
 def growth_table(rows: Sequence[Growing]) -> str:
@@ -86,12 +85,18 @@ def growth_table(rows: Sequence[Growing]) -> str:
     heads = ["arm", "slope after growth over the baseline's", "rho", "slope at the growth point", "growth point"]
     table = _markdown(heads, [_growing(row) for row in rows])
     troubles = dict.fromkeys(f"- {row.arm}: {trouble}." for row in rows for trouble in row.troubles)
-    return "\n\n".join([_GROWTH_WORDS, table, *(["No growth point:\n\n" + "\n".join(troubles)] if troubles else [])])
+    return "\n\n".join([_GROWTH_WORDS, table, *(["What was not found, and why:\n\n" + "\n".join(troubles)] if troubles else [])])
 
 
 def _growing(row: Growing) -> list[str]:
     spreads = ((row.ratio, ".2f"), (row.rho, ".2f"), (row.threshold, ".3f"), (row.share, ".0%"))
-    return [row.arm, *("-" if spread is None else _plus_minus(spread, form) for spread, form in spreads)]
+    return [row.arm, *(_of_seeds(spread, form, row.n_seeds) for spread, form in spreads)]
+
+
+def _of_seeds(spread: Spread | None, form: str, n_seeds: int) -> str:
+    if spread is None:
+        return "-"
+    return _plus_minus(spread, form) + (f" ({len(spread.values)} of {n_seeds} seeds)" if len(spread.values) < n_seeds else "")
 
 
 def trials_table(study: Study, results: Sequence[ArmResult]) -> str:

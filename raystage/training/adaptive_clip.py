@@ -15,7 +15,8 @@ _LEAST_NORM = 1e-3  # the paper's: weights that begin at zero could not move oth
 def clip_to_weights_(trainee: Trainee, limit: float) -> None:
     """Scales gradients down where the norm of a unit's is above `limit` times that of its weights (at least 1e-3). In place.
 
-    A unit is one output of a matrix, a row of an embedding, a whole bias or gain. Of the head nothing is clipped, as in the paper.
+    A unit is one output of a matrix, a row of an embedding, a whole bias or gain. Of the head nothing is clipped, as in the paper, nor of
+    the embedding where it is tied to the head.
     """
     for weight, inputs in _units(trainee.model, get_family(trainee.spec.family).head_weight(trainee.model)):
         if weight.grad is not None:

@@ -40,14 +40,16 @@ def grown_loss(tokens: float) -> float:
     return small_loss(tokens) if tokens <= at else target_loss(place_of(small_loss(at)) + SPEED * (tokens - at))
 
 
-def made(folder: Path, loss: Callable[[float], float], depths: Callable[[int], int]) -> Measured:
+def made(
+    folder: Path, loss: Callable[[float], float], depths: Callable[[int], int], lengths: Callable[[int], int] = lambda step: 32
+) -> Measured:
     lines: list[dict[str, Any]] = [{"kind": "start", "step": 0, "tokens_seen": 0, "flops": 0, "time_s": 0.0, "world_size": 1}]
     flops, noise = 0.0, np.random.default_rng(0)
     for step in range(1, N_STEPS + 1):
         depth, tokens = depths(step), BATCH * step
         flops += BATCH * (SMALL if depth == 1 else LARGE)
-        clocks = {"step": step, "tokens_seen": tokens, "flops": flops, "time_s": 1.0 * step, "stage": depth}
-        shape = {"seq_len_tokens": 32, "batch_tokens": BATCH, "n_layer": depth, "d_model": 8, "n_parameters": 1000}
+        clocks = {"step": step, "tokens_seen": tokens, "flops": flops, "time_s": 1.0 * step, "stage": 100 * depth + lengths(step)}
+        shape = {"seq_len_tokens": lengths(step), "batch_tokens": BATCH, "n_layer": depth, "d_model": 8, "n_parameters": 1000}
         here = loss(tokens) * (1 + 0.001 * noise.standard_normal())
         lines.append({"kind": "train", "world_size": 1, **clocks, **shape, "loss": here, "grad_norm": 1.0, "tokens_per_s": 1.0})
         if step % 20 == 0:
@@ -56,7 +58,7 @@ def made(folder: Path, loss: Callable[[float], float], depths: Callable[[int], i
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = load_run(folder, folder.name)
     digest = digest_of(run)
-    return measured(run, digest, seconds_by_shape([(run, digest)]))
+    return measured(run, digest, (), seconds_by_shape([(run, digest, ())]))
 
 
 def growing_study(folder: Path) -> Study:
@@ -115,6 +117,31 @@ def test_curves_that_tell_no_growth_point_say_why(tmp_path: Path) -> None:
     assert row.rho is None
     assert "the small curve has 20 points" in row.troubles[0]
     assert f"- depth: {row.troubles[0]}." in page_of(study, Findings([], 0, "", growing=[row]), "")
+
+
+def test_a_growth_that_was_rolled_back_is_not_the_one_that_counts(tmp_path: Path) -> None:
+    study = growing_study(tmp_path)
+    static, depth = StudyRun("static", 1.0, 1), StudyRun("depth", 1.0, 1)
+    runs = {
+        static: made(tmp_path / "static", target_loss, lambda step: 4),
+        depth: made(tmp_path / "depth", grown_loss, lambda step: 4 if 500 < step <= 600 or step > GROWN_AT else 1),
+    }
+    losses = {run: each.final_loss for run, each in runs.items()}
+    (row,) = growing_of(study, losses, runs, overlays_of(study, losses, runs))
+    assert row.ratio is not None
+    assert row.ratio.mean == pytest.approx(SPEED, rel=0.05)
+
+
+def test_a_small_model_whose_length_changed_has_no_one_law(tmp_path: Path) -> None:
+    study = growing_study(tmp_path)
+    static, depth = StudyRun("static", 1.0, 1), StudyRun("depth", 1.0, 1)
+    runs = {
+        static: made(tmp_path / "static", target_loss, lambda step: 4),
+        depth: made(tmp_path / "depth", grown_loss, lambda step: 1 if step <= GROWN_AT else 4, lambda step: 16 if step < 100 else 32),
+    }
+    losses = {run: each.final_loss for run, each in runs.items()}
+    (row,) = growing_of(study, losses, runs, overlays_of(study, losses, runs))
+    assert "changed its sequence length" in row.troubles[0]
 
 
 def test_a_rate_that_decays_is_not_asked(tmp_path: Path) -> None:

@@ -92,9 +92,15 @@ def test_what_another_study_has_trained_is_not_trained_again(folder: Path, study
         theirs.losses()[StudyRun(arm, 1.0, 1)] for arm in ("static", "half")
     ]
     page = build_study_report(other, folder / "out", "raystage reproduce").read_text()
-    assert "2 of these 2 runs were trained for another study" in page
+    assert "2 of these 2 runs were trained for made-tiny." in page
     changed = made_study(folder, **{**CHANGES, "name": "other", "sizes": {"tiny": {**SIZES["tiny"], "validation.every_steps": 2}}})
     assert StudyFolder(changed).losses() == {}
+    elsewhere = made_study(folder, **{**CHANGES, "name": "other", "sizes": {"tiny": {**SIZES["tiny"], "runtime.threads_per_worker": 3}}})
+    assert StudyFolder(elsewhere).losses() == {}, "trained on another kind of device"
+    theirs.path.rename(theirs.path.with_name("aside"))
+    assert StudyFolder(study).losses() == {}, "put aside, and taken back"
+    theirs.path.with_name("aside").rename(theirs.path)
+    assert len(StudyFolder(study).losses()) == 4
 
 
 def check_page(page: str, results: list[dict[str, Any]]) -> None:

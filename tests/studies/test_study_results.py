@@ -11,7 +11,7 @@ from raystage.studies.answer import answer
 from raystage.studies.changes import changes_of
 from raystage.studies.page import Findings, page_of
 from raystage.studies.results import ArmResult, Saved
-from raystage.studies.spread import Spread
+from raystage.studies.spread import Spread, spread_of
 from raystage.tracking.records import Record
 from tests.studies.made_study import made_study
 
@@ -22,6 +22,11 @@ def test_the_interval_is_students() -> None:
     assert spread.half_interval == pytest.approx(4.303 / math.sqrt(3))
     assert Spread((1.0,)).half_interval is None
     assert Spread(tuple(map(float, range(30)))).half_interval == pytest.approx(1.96 * 8.803408 / math.sqrt(30), rel=1e-4)
+
+
+def test_what_is_not_finite_is_of_no_spread() -> None:
+    assert spread_of([1.0, math.nan, None, 3.0]) == Spread((1.0, 3.0))
+    assert spread_of([math.nan]) is None
 
 
 def result(name: str, difference: tuple[float, ...], *saved: Saved, n_diverged: int = 0) -> ArmResult:
@@ -95,7 +100,7 @@ def test_changes_are_told_over_seeds() -> None:
         [decision("raise_seq_len", 10), decision("grow_depth", 50)],
         [decision("raise_seq_len", 10), decision("grow_depth", 60, "max_dwell")],
     ]
-    assert changes_of(runs, [1000.0, 1000.0]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, max_dwell)"
-    assert changes_of([runs[0], runs[0][:1]], [1000.0, 1000.0]).endswith("depth 1→4 50% (slope, 1 of 2 seeds)")
-    assert changes_of([[decision("grow_depth", 50, outcome="refused")]], [1000.0]) == "depth 1→4 refused 50% (slope)"
-    assert changes_of([[], []], [1000.0, 1000.0]) == ""
+    assert changes_of(runs, [(0.0, 1000.0), (0.0, 1000.0)]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, max_dwell)"
+    assert changes_of([runs[0], runs[0][:1]], [(0.0, 1000.0), (0.0, 1000.0)]).endswith("depth 1→4 50% (slope, 1 of 2 seeds)")
+    assert changes_of([[decision("grow_depth", 50, outcome="refused")]], [(0.0, 1000.0)]) == "depth 1→4 refused 50% (slope)"
+    assert changes_of([[], []], [(0.0, 1000.0), (0.0, 1000.0)]) == ""
