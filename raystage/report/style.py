@@ -1,4 +1,4 @@
-"""How figures look: colours that colour-blind readers tell apart (Okabe and Ito), few lines, quiet axes."""
+"""How figures look: colours that colour-blind readers tell apart (Okabe and Ito; the last two Tol's), few lines, quiet axes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ BAND = "#f4f6f8"
 TRAIN = "#0072B2"
 VALIDATION = "#D55E00"
 THRESHOLD = "#D55E00"
-RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 Dash = Literal["-", "--", ":", "-.", "none"] | tuple[float, tuple[float, ...]]
 # a run's dash and marker tell it apart where its colour does not: five and ten, so that ten runs all differ
 RUN_DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.", (0, (7, 1.5, 1, 1.5, 1, 1.5)))

@@ -1,0 +1,51 @@
+"""What is said of the studies is what their files say: pages have their pictures, and the README their numbers."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raystage.studies.spread import Spread
+
+ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "docs" / "studies"
+PUBLISHED = sorted(STUDIES.glob("*.json"))
+
+
+def results_in(path: Path) -> dict[str, Any]:
+    return {result["name"]: result for result in json.loads(path.read_text())["results"]}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_page_has_its_pictures_and_its_numbers(path: Path) -> None:
+    page = path.with_suffix(".md").read_text()
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
+    assert pictures
+    assert all((STUDIES / name).is_file() for name in pictures)
+    for result in results_in(path).values():
+        if result["loss"]:
+            assert f"| {statistics.fmean(result['loss']['values']):.4f} " in page
+
+
+def test_the_readme_tells_the_study_of_everything() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| \*\*(\S+)\*\*: .*$", readme, re.MULTILINE)
+    assert {"static", "slope"} <= set(rows)
+    results = results_in(STUDIES / "everything-small.json")
+    for name in rows:
+        line = next(line for line in readme.splitlines() if line.startswith(f"| **{name}**: "))
+        assert line.split(" | ", 1)[1] == figures_of(results[name]), name
+
+
+def figures_of(result: dict[str, Any]) -> str:
+    """Compute, time, final loss, and the saving with half of its 95% interval."""
+    share, time_share, loss = (Spread(tuple(result[key]["values"])) for key in ("share", "time_share", "loss"))
+    saved = "" if result["is_variant"] else _signed(Spread(tuple(result["saved"][0]["spread"]["values"])))
+    return f"{share.mean:.0%} | {time_share.mean:.0%} | {loss.mean:.3f} ± {loss.deviation:.3f} | {saved} |"
+
+
+def _signed(saved: Spread) -> str:
+    return f"{abs(saved.mean):.0%} ± {saved.half_interval:.0%} {'less' if saved.mean > 0 else 'more'}"
