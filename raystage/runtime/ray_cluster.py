@@ -41,6 +41,8 @@ def connect(config: Config) -> None:
     else:
         # Ray runs workers at the lowest priority, where any other process halves their speed; they are the job here
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # nor processes of a kind that no run asks for, which take start time, and then 1% of a core each, awake 100 times a second
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         _guard_with_token()
         # more workers than cores is slow but allowed on one's own machine
         n_workers = max(workers.high for workers in all_ranges(config))
