@@ -52,10 +52,12 @@ def main() -> None:
     where = torch.cuda.get_device_name() if on_cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}; medians of paired runs, lowest to highest")
     results: list[Result] = []
-    begin_s = time.monotonic()
+    begin_s = before_s = time.monotonic()
     for result in bench_peers.run_on_gpu() if on_cuda else _on_cpu():
         results.append(result)
-        print(result.line(), flush=True)
+        now_s = time.monotonic()
+        print(f"{result.line()} [took {now_s - before_s:.0f} s]", flush=True)
+        before_s = now_s
         Path("bench.json").write_text(json.dumps([dataclasses.asdict(each) for each in results], indent=1))
     missed = ", ".join(result.name for result in results if result.is_missed)
     said = f"missed, with profiles in docs/benchmarks.md: {missed}" if missed else "all targets met"

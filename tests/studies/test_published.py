@@ -40,6 +40,14 @@ def test_the_readme_tells_the_study_of_everything() -> None:
         assert line.split(" | ", 1)[1] == figures_of(results[name]), name
 
 
+def test_the_defaults_quote_the_study_as_it_is() -> None:
+    said = (ROOT / "docs" / "defaults.md").read_text()
+    results = results_in(STUDIES / "everything-small.json")
+    for name in ("two", "slope", "late"):
+        saved = Spread(tuple(results[name]["saved"][0]["spread"]["values"]))
+        assert f"{saved.mean:.0%} +- {saved.half_interval:.0%}" in said, name
+
+
 def figures_of(result: dict[str, Any]) -> str:
     """Compute, time, final loss, and the saving with half of its 95% interval."""
     share, time_share, loss = (Spread(tuple(result[key]["values"])) for key in ("share", "time_share", "loss"))
