@@ -76,6 +76,11 @@ class ArmKeys:
         pattern=r"^[0-9]+(\.[0-9]+)?% (tokens|steps|flops)$",
         description="of the base's duration: as many tokens, steps, or FLOPs as the target at full context would spend on it",
     )
+    depth: str | int | None = Field(
+        default=None,
+        description="a control that grows into nothing: model.n_layer of the whole run over the target's, like 1/4; null: the target's",
+    )
+    against: tuple[str, ...] = Field(default=(), description="arms that it is compared with, seed by seed, beside the baseline")
     rate_of: str | None = Field(default=None, description="arm whose learning rate it takes; null: it is tried out")
     shares: Shares = Field(default=Shares(), description="pacing lists relative to the target, so that they fit every size")
 
@@ -172,10 +177,16 @@ def _arm(name: str, tree: dict[str, Any], base: Config) -> Arm:
                 raise ConfigError(f"set.{key}: must be alike in all arms, or they could not be compared; set it in the size")
         if float(keys.budget.partition("%")[0]) <= 0:
             raise ConfigError(f"budget={keys.budget}: must be above 0%")
+        overrides = (*_smaller(keys.depth, base), *overrides)
         from_tree(to_tree(base), overrides)
     except ConfigError as error:
         raise ConfigError(f"arms.{name}: {error}") from None
     return Arm(name, keys, overrides)
+
+
+def _smaller(depth: str | int | None, base: Config) -> Iterable[str]:
+    if depth is not None:
+        yield f"model.n_layer={_of(depth, base.model.n_layer, 'depth')}"
 
 
 def _lists(shares: Shares, base: Config) -> Iterable[str]:
@@ -188,7 +199,7 @@ def _lists(shares: Shares, base: Config) -> Iterable[str]:
     for key, whole in wholes.items():
         given = getattr(shares, key)
         if given is not None:
-            yield f"pacing.{key}={[_of(share, whole, key) for share in given]}"
+            yield f"pacing.{key}={[_of(share, whole, f'shares.{key}') for share in given]}"
 
 
 def _of(share: str | int, whole: int, key: str) -> int:
@@ -198,7 +209,7 @@ def _of(share: str | int, whole: int, key: str) -> int:
     except (ValueError, ZeroDivisionError):
         fraction = Fraction(-1)
     if not 0 <= fraction <= 1:
-        raise ConfigError(f"shares.{key}={share!r}: must be a share of the target's from 0 to 1, like 1/8")
+        raise ConfigError(f"{key}={share!r}: must be a share of the target's from 0 to 1, like 1/8")
     return max(round(fraction * whole), 1 if fraction else 0)
 
 
@@ -208,6 +219,7 @@ def _check(study: Study) -> None:
         raise ConfigError("arms: must have at least one, the baseline")
     named = {"baseline": [keys.baseline], "reference": list(study.ends)}
     named |= {f"arms.{arm.name}.rate_of": [arm.keys.rate_of] for arm in study.arms if arm.keys.rate_of}
+    named |= {f"arms.{arm.name}.against": list(arm.keys.against) for arm in study.arms}
     for key, mentioned in named.items():
         odd = [name for name in mentioned if name not in names]
         if odd:

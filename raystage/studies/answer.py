@@ -3,29 +3,56 @@
 from collections.abc import Sequence
 
 from raystage.config.study import Study
-from raystage.studies.results import ArmResult, Saved
+from raystage.studies.results import Against, ArmResult, Saved
 from raystage.studies.spread import Spread
+from raystage.studies.words import COLUMN_WORDS, plus_minus
 
 
 def answer(study: Study, results: Sequence[ArmResult]) -> str:
-    """A list in Markdown. The baseline with other budgets is no answer."""
-    said = [_sentence(study.keys.baseline, result) for result in results if not result.is_variant]
+    """A list in Markdown. The baseline with other budgets is no answer; the baseline itself is one where it diverged."""
+    base = next((result for result in results if result.name == study.keys.baseline), None)
+    said = [f"**{base.name}**: {_diverged(base)}."] if base and base.n_diverged else []
+    said += [_sentence(study.keys.baseline, base, result) for result in results if not result.is_variant]
     return "\n".join(f"- {sentence}" for sentence in said)
 
 
-def _sentence(baseline: str, result: ArmResult) -> str:
+def _diverged(result: ArmResult) -> str:
+    return f"{result.n_diverged} of {result.n_ended} runs diverged"
+
+
+def _sentence(baseline: str, base: ArmResult | None, result: ArmResult) -> str:
     if not result.n_ended:
         return f"**{result.name}**: {'its rates are being tried' if result.trials else 'not run yet'}."
-    diverged = f"{result.n_diverged} of {result.n_ended} runs diverged"
+    more = [*([_diverged(result)] if result.n_diverged else []), *_columns(base, result)]
     if result.loss is None:
-        return f"**{result.name}**: {diverged}."
+        return f"**{result.name}**: {'; '.join(more)}."
     if result.difference is None or result.share is None:
-        return f"**{result.name}**: ends at {result.loss.mean:.4f}; there is no run of {baseline} to compare it with."
+        alone = f"ends at {result.loss.mean:.4f}; no run of {baseline} that ended well is there to compare it with"
+        return f"**{result.name}**: {'; '.join([alone, *more])}."
     verdict = _verdict(result.difference, may_be_better=not result.n_diverged)
     words = [f"**{result.name}** ends {verdict} {baseline}, with {result.share.mean:.0%} of its FLOPs"]
     words += [_saving(baseline, saved) for saved in result.saved]
+    words += [_beside(each, may_be_better=not result.n_diverged) for each in result.against]
     n = len(result.difference.values)
-    return "; ".join([*words, *([diverged] if result.n_diverged else []), f"{n} seed{'s' * (n > 1)}"]) + "."
+    return "; ".join([*words, *more, f"{n} seed{'s' * (n > 1)}"]) + "."
+
+
+def _columns(base: ArmResult | None, result: ArmResult) -> list[str]:
+    theirs = base.extra if base else {}
+    return [
+        f"{COLUMN_WORDS[key]}: {plus_minus(spread, '.3g')}"
+        + (f" ({base.name}: {plus_minus(theirs[key], '.3g')})" if base and key in theirs else "")
+        for key, spread in result.extra.items()
+    ]
+
+
+def _beside(other: Against, may_be_better: bool) -> str:
+    said = f"ends {_verdict(other.difference, may_be_better)} {other.name}"
+    if other.saved is None:
+        return said
+    half = other.saved.half_interval
+    size = f"{abs(other.saved.mean):.1%}{'' if half is None else f' ± {half:.1%}'}"
+    return f"{said} and saves {size} of the compute {'more' if other.saved.mean >= 0 else 'less'} than that does"
 
 
 def _verdict(difference: Spread, may_be_better: bool) -> str:
@@ -34,7 +61,7 @@ def _verdict(difference: Spread, may_be_better: bool) -> str:
         return f"{'below' if difference.mean < 0 else 'above'} {size})"
     size += f", 95% interval ± {difference.half_interval:.4f})"
     if abs(difference.mean) <= difference.half_interval or (difference.mean < 0 and not may_be_better):
-        return f"not told apart {size} from"
+        return f"at a loss not told apart {size} from that of"
     return f"{'better' if difference.mean < 0 else 'worse'} {size} than"
 
 
@@ -42,5 +69,7 @@ def _saving(baseline: str, saved: Saved) -> str:
     """In the words of the bound: a saving of which only the least, or only the most, is known."""
     mean, half = saved.spread.mean, saved.spread.half_interval
     where = "for the same loss" if saved.level is None else f"for the loss that {baseline} has at {saved.level:.0%} of its run"
-    size = f"{abs(mean):.1%}{'' if half is None else f' ± {half:.1%}'} {'less' if mean >= 0 else 'more'} compute"
-    return f"{saved.bound + ' ' if saved.bound else ''}{size} than {baseline} {where}"
+    size = f"{abs(mean):.1%}{'' if half is None or saved.bound else f' ± {half:.1%}'} {'less' if mean >= 0 else 'more'} compute"
+    # what is saved at most is, where nothing is saved, what is spent at least
+    bound = saved.bound if mean >= 0 else {"": "", "at least": "at most", "at most": "at least"}[saved.bound]
+    return f"{bound} {size} than {baseline} {where}".strip()

@@ -7,13 +7,18 @@ from raystage.tracking.decision_text import label
 from raystage.tracking.records import Record
 
 
+def _cause(decision: Record) -> str:
+    """The trigger; of a stage that its time ended, which time."""
+    return str(decision["reason"] if decision["trigger"] == "max_dwell" else decision["trigger"])
+
+
 def changes_of(decisions: Sequence[Sequence[Record]], tokens: Sequence[tuple[float, float]]) -> str:
-    """Like "length 32→64 12% (slope), depth 1→4 48 to 61% (slope, max_dwell)"; refused changes and rollbacks are among them.
+    """Like "length 32→64 12% (slope), depth 1→4 48 to 61% (slope, last call)"; refused changes and rollbacks are among them.
 
     `decisions`: of each seed, in their order; `tokens`: that each run began with, and has seen since: places are shares of these.
     """
     told = [
-        [(label(each), each["trigger"], (each["tokens_seen"] - base) / whole) for each in run]
+        [(label(each), _cause(each), (each["tokens_seen"] - base) / whole) for each in run]
         for run, (base, whole) in zip(decisions, tokens, strict=True)
     ]
     parts = []

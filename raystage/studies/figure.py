@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from raystage.config.study import Study
 from raystage.report import style
@@ -46,8 +47,12 @@ def save_figure(study: Study, losses: Losses, measured: Runs, path: Path) -> Non
         curves, ends = figure.subplots(1, 2, width_ratios=(1.25, 1))
         _draw_curves(curves, study, own)
         _draw_ends(ends, study, own)
-        handles, labels = ends.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))))
+        handles = [
+            Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, label=look.label)
+            for name, look in _looks(study).items()
+            if own[name] and look.label
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(5, max(1, len(handles))), handlelength=3.5)
         figure.savefig(path, metadata={"Software": None})
 
 
@@ -60,7 +65,7 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]
             axes.plot(curve.x, curve.losses, color=look.colour, linestyle=look.dash, linewidth=1.1, alpha=0.75)
             last = max(last, float(curve.x[-1]))
             lowest.append(curve)
-    axes.set_title("Validation loss, a line a seed")
+    axes.set_title("Validation loss, a line a seed (each point over five validations)")
     axes.set_xlabel(_LABELS[x_key])
     axes.set_ylabel("validation loss [nats a token]")
     if lowest:
@@ -85,11 +90,12 @@ def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) 
                 markersize=6,
                 capsize=3,
                 linestyle="none",
-                label=look.label,
             )
     reference = [own[name] for name in study.ends if own[name]]
     if len(reference) > 1:
         points = sorted((np.mean([run.flops for run in runs]), np.mean([run.final_loss for run in runs])) for runs in reference)
-        axes.plot([x for x, _ in points], [y for _, y in points], color=style.MUTED, linewidth=1.0, zorder=0)
+        flops, losses = np.log(points).T
+        between = np.linspace(flops[0], flops[-1], 100)  # as equal loss is read: straight in the logarithms
+        axes.plot(np.exp(between), np.exp(np.interp(between, flops, losses)), color=style.MUTED, linewidth=1.0, zorder=0)
     axes.set_title("Where each ends: mean and deviation over seeds")
     axes.set_xlabel(_LABELS["flops"])

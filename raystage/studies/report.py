@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import platform
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from raystage.config.study import Study
 from raystage.report.digest import digest_of
@@ -19,6 +20,8 @@ from raystage.studies.results import Runs, results_of
 from raystage.studies.runs import StudyRun, due_runs
 from raystage.studies.study_folder import StudyFolder
 from raystage.tracking.provenance import read_provenance
+
+_PACKAGES = ("raystage", "torch")
 
 
 def build_study_report(study: Study, out: Path, command: str) -> Path:
@@ -47,18 +50,29 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
 def _measured(study: Study, runs: Mapping[StudyRun, Run]) -> Runs:
     """All on one clock."""
     digests = {name: digest_of(run) for name, run in runs.items()}
-    kinds = {name: tuple(each for each in study.arm(name.arm).overrides if not each.startswith("pacing.")) for name in runs}
+    kinds = {name: tuple(each for each in study.arm(name.arm).overrides if not each.startswith(("pacing.", "model."))) for name in runs}
     by_shape = seconds_by_shape((run, digests[name], kinds[name]) for name, run in runs.items())
     return {name: measured(run, digests[name], kinds[name], by_shape) for name, run in runs.items()}
 
 
 def _conditions(folder: StudyFolder, trained: Runs) -> str:
-    """Device and versions, as the runs themselves recorded them."""
+    """Device, versions and code, as the runs themselves recorded them."""
     devices = sorted({run.digest.device for run in trained.values()})
-    versions = set()
-    for run in trained:
-        tree = read_provenance(folder.of(run)) or {"packages": {}}
-        versions.add(", ".join(f"{name} {tree['packages'][name]}" for name in ("raystage", "torch") if tree["packages"].get(name)))
+    trees = [tree for run in trained if (tree := read_provenance(folder.of(run)))]
+    versions = {", ".join(f"{name} {tree['packages'][name]}" for name in _PACKAGES if tree["packages"].get(name)) for tree in trees}
+    said = [f"Trained on {', '.join(devices) or 'nothing yet'} with {'; '.join(sorted(versions)) or 'nothing yet'}.", *_code(trees)]
+    if len({tree["corpus"]["digest"] for tree in trees}) > 1:
+        said.append("**The runs have not all seen the same text: their sources have changed on the way.**")
     others = [name for run in trained if (name := folder.trained_for(run)) != folder.study.name]
-    said = f"Trained on {', '.join(devices) or 'nothing yet'} ({platform.machine()}) with {'; '.join(sorted(versions)) or 'nothing yet'}."
-    return said + (f" {len(others)} of these {len(trained)} runs were trained for {', '.join(sorted(set(others)))}." if others else "")
+    if others:
+        said.append(f"{len(others)} of these {len(trained)} runs were trained for {', '.join(sorted(set(others)))}.")
+    return " ".join(said)
+
+
+def _code(trees: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Commits by the number of runs that they trained, where these lie in a repository."""
+    commits = Counter(tree["code"]["git_commit"][:7] for tree in trees if tree["code"]["git_commit"])
+    n_changed = sum(bool(tree["code"]["git_has_changes"]) for tree in trees)
+    changed = f", {n_changed} of them with changes that were not committed" if n_changed else ""
+    words = ", ".join(f"{commit} ({n})" for commit, n in commits.most_common())
+    return [f"Commits by number of runs: {words}{changed}."] if commits else []

@@ -26,6 +26,16 @@ class Saved:
 
 
 @dataclasses.dataclass(frozen=True)
+class Against:
+    """An arm beside another one than the baseline, seed by seed: `difference` of the final losses, less the other's; `saved`: its saving
+    at equal loss less the other's, where both are known."""
+
+    name: str
+    difference: Spread
+    saved: Spread | None
+
+
+@dataclasses.dataclass(frozen=True)
 class ArmResult:
     """`n_ended` of `n_wanted` runs at its rate have ended, `n_diverged` of them badly: `extra` counts these too, the rest does not.
 
@@ -54,6 +64,7 @@ class ArmResult:
     reached_time: Spread | None = None
     difference: Spread | None = None
     saved: tuple[Saved, ...] = ()
+    against: tuple[Against, ...] = ()
     extra: Mapping[str, Spread] = dataclasses.field(default_factory=dict)
     zeroshot: Mapping[str, Spread] = dataclasses.field(default_factory=dict)
     changes: str = ""
@@ -96,7 +107,8 @@ def _result(study: Study, name: str, losses: Losses, measured: Runs) -> ArmResul
         reached=spread_of([at.flops / other.flops for at, other in there]) if everywhere else None,
         reached_time=spread_of([float(at.seconds / other.seconds[-1]) for at, other in there]) if everywhere else None,
         difference=spread_of([one.final_loss - other.final_loss for one, other in paired]),
-        saved=_saved_by_ends(study, good, losses, measured) if study.ends else _saved_by_curve(study, paired),
+        saved=_saved_by_ends(_savings(study, name, losses, measured)) if study.ends else _saved_by_curve(study, paired),
+        against=tuple(each for other in arm.keys.against if (each := _against(study, name, other, losses, measured))),
         zeroshot=_zeroshot(own),
         changes=changes_of([run.digest.decisions for run in own], [(run.digest.base["tokens_seen"], run.tokens) for run in own]),
     )
@@ -122,20 +134,30 @@ def by_seed(study: Study, arm: str, losses: Losses, measured: Runs) -> dict[int,
     return {run.seed: measured[run] for run in counted_runs(study, arm, losses) if losses[run] is not None}
 
 
-def _saved_by_ends(study: Study, good: Sequence[StudyRun], losses: Losses, measured: Runs) -> tuple[Saved, ...]:
-    """Of the seeds that every arm of the reference has; the reference of a seed is of its runs alone."""
-    reference = [by_seed(study, arm, losses, measured) for arm in study.ends]
-    shares, bounds = [], set[Bound]()
-    for run in good:
-        if all(run.seed in each for each in reference):
-            ends = [(each[run.seed].flops, each[run.seed].final_loss) for each in reference]
-            needed, bound = compute_between(ends, measured[run].final_loss)
-            shares.append(1 - measured[run].flops / needed)
-            bounds.add(bound)
-    bounds.discard("")
-    if not shares or len(bounds) > 1:
+def _savings(study: Study, arm: str, losses: Losses, measured: Runs) -> dict[int, tuple[float, Bound]]:
+    """By seed, of those that every arm of the reference has; the reference of a seed is of its runs alone."""
+    reference = [by_seed(study, name, losses, measured) for name in study.ends]
+    found = {}
+    for seed, run in by_seed(study, arm, losses, measured).items() if reference else ():
+        if all(seed in each for each in reference):
+            needed, bound = compute_between([(each[seed].flops, each[seed].final_loss) for each in reference], run.final_loss)
+            found[seed] = (1 - run.flops / needed, bound)
+    return found
+
+
+def _saved_by_ends(savings: Mapping[int, tuple[float, Bound]]) -> tuple[Saved, ...]:
+    bounds = {bound for _, bound in savings.values()} - {""}
+    if not savings or len(bounds) > 1:
         return ()
-    return (Saved(Spread(tuple(shares)), bounds.pop() if bounds else ""),)
+    return (Saved(Spread(tuple(share for share, _ in savings.values())), bounds.pop() if bounds else ""),)
+
+
+def _against(study: Study, arm: str, other: str, losses: Losses, measured: Runs) -> Against | None:
+    own, theirs = (by_seed(study, name, losses, measured) for name in (arm, other))
+    difference = spread_of([run.final_loss - theirs[seed].final_loss for seed, run in own.items() if seed in theirs])
+    mine, others = (_savings(study, name, losses, measured) for name in (arm, other))
+    saved = [share - others[seed][0] for seed, (share, bound) in mine.items() if seed in others and not bound and not others[seed][1]]
+    return Against(other, difference, spread_of(saved)) if difference else None
 
 
 def _saved_by_curve(study: Study, paired: Sequence[tuple[Measured, Measured]]) -> tuple[Saved, ...]:

@@ -7,13 +7,8 @@ from raystage.studies.by_length import AtLength
 from raystage.studies.growing import Growing
 from raystage.studies.results import ArmResult
 from raystage.studies.spread import Spread
+from raystage.studies.words import COLUMN_WORDS, plus_minus
 
-_COLUMN_WORDS = {
-    "worst_loss_ratio": "worst loss ratio",
-    "n_unstable": "steps with a loss ratio above 1.2",
-    "largest_grad_norm": "largest gradient norm",
-    "largest_second_moment": "largest second moment",
-}
 _GROWTH_WORDS = (
     "Growth: a grown model's slope over the baseline's at the same loss, after the re-warmup (1: it learns as fast as one from scratch); "
     "and where `raystage replay --fit` would have grown, by the curves of the small model and of the baseline: rho, the share of the "
@@ -28,8 +23,8 @@ def results_table(study: Study, results: Sequence[ArmResult]) -> str:
     saved = ["saved at equal loss" if level is None else f"saved at the loss of {level:.0%}" for level in levels]
     zeroshot = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
     heads = ["arm", "rate", "runs", "tokens", "FLOPs", "time", "validation loss"]
-    heads += ["less the baseline's", "to the baseline's loss: FLOPs, time"]
-    heads += [*saved, *(_COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
+    heads += ["minus the baseline's", "to the baseline's loss: FLOPs, time"]
+    heads += [*saved, *(COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
     return _markdown(heads, [_row(study, result, levels, zeroshot) for result in results])
 
 
@@ -39,7 +34,7 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
     runs = f"{result.n_ended} of {result.n_wanted}" + (f", {result.n_diverged} diverged" if result.n_diverged else "")
     # what the reference is read from saves nothing by its own account
     shown = () if result.is_variant else result.saved
-    saved = {each.level: f"{each.bound} {_plus_minus(each.spread, '.1%')}".strip() for each in shown}
+    saved = {each.level: f"{each.bound} {plus_minus(each.spread, '.1%')}".strip() for each in shown}
     return [
         said,
         rate,
@@ -47,19 +42,19 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
         _with(result.tokens, lambda spread: f"{spread.mean / 1e6:.3g}M"),
         _with(result.share, lambda spread: f"{spread.mean:.1%}"),
         _with(result.time_share, lambda spread: f"{spread.mean:.1%}"),
-        _with(result.loss, lambda spread: _plus_minus(spread, ".4f")),
-        _with(result.difference, lambda spread: _plus_minus(spread, "+.4f")),
+        _with(result.loss, lambda spread: plus_minus(spread, ".4f")),
+        _with(result.difference, lambda spread: plus_minus(spread, "+.4f")),
         _reached(result),
         *(saved.get(level, "-") for level in levels),
-        *(_with(result.extra.get(key), lambda spread: _plus_minus(spread, ".3g")) for key in study.keys.columns),
-        *(_with(result.zeroshot.get(figure), lambda spread: _plus_minus(spread, ".4g")) for figure in zeroshot),
+        *(_with(result.extra.get(key), lambda spread: plus_minus(spread, ".3g")) for key in study.keys.columns),
+        *(_with(result.zeroshot.get(figure), lambda spread: plus_minus(spread, ".4g")) for figure in zeroshot),
         result.changes or "-",
     ]
 
 
 def _reached(result: ArmResult) -> str:
     spreads = () if result.is_variant else (result.reached, result.reached_time)
-    return ", ".join(_plus_minus(spread, ".0%") for spread in spreads if spread) or "-"
+    return ", ".join(plus_minus(spread, ".0%") for spread in spreads if spread) or "-"
 
 
 def lengths_table(study: Study, rows: Sequence[AtLength]) -> str:
@@ -74,7 +69,7 @@ def lengths_table(study: Study, rows: Sequence[AtLength]) -> str:
 
 def _length(row: AtLength) -> list[str]:
     spreads = (row.grad_norm_variance, row.base_grad_norm_variance, row.second_moment, row.base_second_moment)
-    words = (_with(spread, lambda each: _plus_minus(each, ".3g")) for spread in spreads)
+    words = (_with(spread, lambda each: plus_minus(each, ".3g")) for spread in spreads)
     return [row.arm, str(row.seq_len_tokens), str(row.n_seeds), *words]
 
 
@@ -96,7 +91,7 @@ def _growing(row: Growing) -> list[str]:
 def _of_seeds(spread: Spread | None, form: str, n_seeds: int) -> str:
     if spread is None:
         return "-"
-    return _plus_minus(spread, form) + (f" ({len(spread.values)} of {n_seeds} seeds)" if len(spread.values) < n_seeds else "")
+    return plus_minus(spread, form) + (f" ({len(spread.values)} of {n_seeds} seeds)" if len(spread.values) < n_seeds else "")
 
 
 def trials_table(study: Study, results: Sequence[ArmResult]) -> str:
@@ -120,8 +115,3 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _with(spread: Spread | None, words: Callable[[Spread], str]) -> str:
     return "-" if spread is None else words(spread)
-
-
-def _plus_minus(spread: Spread, form: str) -> str:
-    deviation = "" if spread.deviation is None else f" ± {spread.deviation:{form.replace('+', '')}}"
-    return f"{spread.mean:{form}}{deviation}"

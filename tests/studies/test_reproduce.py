@@ -26,7 +26,7 @@ SIZES: dict[str, Any] = {"tiny": {"pacing": NO_PACING, "training.duration": "819
 ARMS: dict[str, Any] = {
     "static": {},
     "half": {"budget": "50% tokens", "rate_of": "static"},
-    "grown": {"shares": {"depths": ["1/2", 1]}, "set": {"pacing": {"rule": "table", "at": [0.5]}}},
+    "grown": {"against": ["half", "wild"], "shares": {"depths": ["1/2", 1]}, "set": {"pacing": {"rule": "table", "at": [0.5]}}},
     "wild": {"set": {"training.optimizer": {"kind": "sgd", "weight_decay": 1e30}, "pacing.guard.non_finite": "stop"}},
 }
 CHANGES: dict[str, Any] = {"learning_rates": [1.0], "seeds": [1], "sizes": SIZES, "arms": ARMS, "reference": ["half", "static"]}
@@ -111,6 +111,16 @@ def check_page(page: str, results: list[dict[str, Any]]) -> None:
     assert "| 0.00M |" not in rows["half"]
     assert by_name["half"]["tokens"]["values"] == [4096.0]
     assert 0.5 < by_name["grown"]["share"]["values"][0] < 0.9
+    (beside,) = by_name["grown"]["against"]  # of the one that diverged there is nothing to say
+    assert beside["name"] == "half"
+    assert beside["difference"]["values"] == [by_name["grown"]["loss"]["values"][0] - by_name["half"]["loss"]["values"][0]]
+    savings = [by_name[name]["saved"][0] for name in ("grown", "half")]
+    assert (
+        beside["saved"] is None
+        if savings[0]["bound"]
+        else beside["saved"]["values"] == pytest.approx([savings[0]["spread"]["values"][0] - savings[1]["spread"]["values"][0]])
+    )
+    assert "; ends below (" in page or "; ends above (" in page
     assert "**wild**: 1 of 1 runs diverged." in page
 
 

@@ -25,6 +25,15 @@ def test_no_layers_are_a_share_of_nothing(tmp_path: Path) -> None:
     assert config_of(made_study(tmp_path, arms=arms), StudyRun("zero", 1.0, 1), str(tmp_path)).pacing.depths == (0, 2)
 
 
+def test_a_control_is_smaller_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+    lengths = {"rule": "table", "at": [0.5]}
+    arms = {"static": {}, "small": {"depth": "1/12", "shares": {"lengths": ["1/2", 1]}, "set": {"pacing": lengths}}}
+    study = made_study(tmp_path, arms=arms)
+    config = config_of(study, StudyRun("small", 1.0, 1), str(tmp_path))
+    assert (config.model.n_layer, config.pacing.depths, config.pacing.lengths) == (1, None, (16, 32))
+    assert config_of(study, StudyRun("static", 1.0, 1), str(tmp_path)).model.n_layer == 2
+
+
 def refused(folder: Path, **changes: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         made_study(folder, **changes)
@@ -66,6 +75,9 @@ def test_mistakes_of_a_study_are_one_line(tmp_path: Path, changes: dict[str, Any
         ({"budget": "half"}, "arms.odd: budget='half': must be "),
         ({"budget": "0% tokens"}, "arms.odd: budget=0% tokens: must be above 0%"),
         ({"rate_of": "nobody"}, "arms.odd.rate_of=nobody: no such arm"),
+        ({"against": ["nobody"]}, "arms.odd.against=nobody: no such arm"),
+        ({"depth": "2"}, "arms.odd: depth='2': must be a share"),
+        ({"depth": "1/2", "shares": {"depths": ["1/2", 1]}}, "arms.odd: pacing.depths"),
         ({"rate_of": "half"}, "arms.odd.rate_of=half: that arm takes another's rate"),
         ({"shares": {"lengths": ["1/0", 1]}}, "arms.odd: shares.lengths='1/0': must be a share of the target's from 0 to 1"),
         ({"shares": {"lengths": [2, 1]}}, "arms.odd: shares.lengths=2: must be a share"),

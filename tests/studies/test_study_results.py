@@ -10,7 +10,7 @@ from raystage.config.study import Study
 from raystage.studies.answer import answer
 from raystage.studies.changes import changes_of
 from raystage.studies.page import Findings, page_of
-from raystage.studies.results import ArmResult, Saved
+from raystage.studies.results import Against, ArmResult, Saved
 from raystage.studies.spread import Spread, spread_of
 from raystage.tracking.records import Record
 from tests.studies.made_study import made_study
@@ -47,7 +47,7 @@ def study(tmp_path: Path) -> Study:
     [
         ((-0.10, -0.11, -0.09), "ends better (-0.1000 nats, 95% interval ± 0.0248) than static"),
         ((0.10, 0.11, 0.09), "ends worse (+0.1000 nats, 95% interval ± 0.0248) than static"),
-        ((-0.10, 0.11, -0.09), "ends not told apart (-0.0267 nats, 95% interval ± 0.2943) from static"),
+        ((-0.10, 0.11, -0.09), "ends at a loss not told apart (-0.0267 nats, 95% interval ± 0.2943) from that of static"),
         ((-0.10,), "ends below (-0.1000 nats) static"),
     ],
 )
@@ -68,7 +68,8 @@ def test_savings_are_said_with_interval_sign_bound_and_level(study: Study) -> No
         study, [result("a", difference, Saved(Spread((0.2, 0.4))))]
     )
     assert "30.0% ± 127.1% more compute than static" in answer(study, [result("a", difference, Saved(Spread((-0.2, -0.4))))])
-    assert "at least 30.0%" in answer(study, [result("a", difference, Saved(Spread((0.3,)), "at least"))])
+    assert "; at least 30.0% less" in answer(study, [result("a", difference, Saved(Spread((0.3, 0.3)), "at least"))])
+    assert "; at least 30.0% more" in answer(study, [result("a", difference, Saved(Spread((-0.3, -0.3)), "at most"))])
     levels = answer(study, [result("a", difference, *(Saved(Spread((0.3,)), level=level) for level in (0.5, 0.9)))])
     assert "for the loss that static has at 50% of its run; " in levels
     assert "at 90% of its run" in levels
@@ -78,6 +79,25 @@ def test_an_arm_of_which_a_seed_diverged_is_not_better(study: Study) -> None:
     line = answer(study, [result("depth", (-0.10, -0.11, -0.09), n_diverged=1)])
     assert "not told apart" in line
     assert "1 of 4 runs diverged; 3 seeds" in line
+
+
+def test_a_baseline_that_diverged_is_said_and_hides_no_figure_of_the_others(study: Study) -> None:
+    unstable = {"n_unstable": Spread((40.0, 42.0))}
+    base = ArmResult("static", "", True, 1.0, False, 2, 2, 2, extra=unstable)
+    other = dataclasses.replace(result("depth", (0.1, 0.2)), difference=None, extra={"n_unstable": Spread((3.0, 5.0))})
+    lines = answer(study, [base, other]).splitlines()
+    assert lines[0] == "- **static**: 2 of 2 runs diverged."
+    assert "no run of static that ended well" in lines[1]
+    assert "steps with a loss ratio above 1.2: 4 ± 1.41 (static: 41 ± 1.41)" in lines[1]
+
+
+def test_an_arm_beside_another_one(study: Study) -> None:
+    beside = Against("length", Spread((-0.10, -0.11, -0.09)), Spread((0.2, 0.2, 0.2)))
+    line = answer(study, [dataclasses.replace(result("depth", (-0.1, -0.2)), against=(beside, dataclasses.replace(beside, saved=None)))])
+    assert (
+        "; ends better (-0.1000 nats, 95% interval ± 0.0248) than length and saves 20.0% ± 0.0% of the compute more than that does;" in line
+    )
+    assert line.count("than length") == 2
 
 
 def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) -> None:
@@ -92,7 +112,16 @@ def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) 
 def decision(kind: str, step: int, trigger: str = "slope", outcome: str = "applied") -> Record:
     fields = {"seq_len_tokens": 32, "n_layer": 1, "d_model": 64, "batch_tokens": 512}
     changed = {**fields, "seq_len_tokens": 64} if kind == "raise_seq_len" else {**fields, "n_layer": 4}
-    return {"kind": kind, "from": fields, "to": changed, "tokens_seen": 10.0 * step, "trigger": trigger, "outcome": outcome}
+    reason = "last call" if trigger == "max_dwell" else trigger
+    return {
+        "kind": kind,
+        "from": fields,
+        "to": changed,
+        "tokens_seen": 10.0 * step,
+        "trigger": trigger,
+        "reason": reason,
+        "outcome": outcome,
+    }
 
 
 def test_changes_are_told_over_seeds() -> None:
@@ -100,7 +129,7 @@ def test_changes_are_told_over_seeds() -> None:
         [decision("raise_seq_len", 10), decision("grow_depth", 50)],
         [decision("raise_seq_len", 10), decision("grow_depth", 60, "max_dwell")],
     ]
-    assert changes_of(runs, [(0.0, 1000.0), (0.0, 1000.0)]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, max_dwell)"
+    assert changes_of(runs, [(0.0, 1000.0), (0.0, 1000.0)]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, last call)"
     assert changes_of([runs[0], runs[0][:1]], [(0.0, 1000.0), (0.0, 1000.0)]).endswith("depth 1→4 50% (slope, 1 of 2 seeds)")
     assert changes_of([[decision("grow_depth", 50, outcome="refused")]], [(0.0, 1000.0)]) == "depth 1→4 refused 50% (slope)"
     assert changes_of([[], []], [(0.0, 1000.0), (0.0, 1000.0)]) == ""
