@@ -40,6 +40,12 @@ def test_the_readme_tells_the_study_of_everything() -> None:
         assert line.split(" | ", 1)[1] == figures_of(results[name]), name
 
 
+def test_the_readme_says_what_growing_adds_to_one_layer_alone() -> None:
+    (beside,) = (each for each in results_in(STUDIES / "everything-small.json")["slope"]["against"] if each["name"] == "one-layer-long")
+    better = Spread(tuple(-value for value in beside["difference"]["values"]))
+    assert f"growing is {better.mean:.3f} ± {better.half_interval:.3f} nats better" in (ROOT / "README.md").read_text()
+
+
 def test_the_defaults_quote_the_study_as_it_is() -> None:
     said = (ROOT / "docs" / "defaults.md").read_text()
     results = results_in(STUDIES / "everything-small.json")
