@@ -231,7 +231,12 @@ def _check(study: Study) -> None:
         )
     if keys.reference not in (None, "curve") and (len(study.ends) < 2 or keys.baseline not in study.ends):
         raise ConfigError(f"reference={list(study.ends)}: must be the baseline, {keys.baseline}, and the same with another budget, or more")
+    for name in study.ends:
+        if study.arm(name).overrides != study.arm(keys.baseline).overrides:
+            raise ConfigError(f"reference={name}: must be {keys.baseline} with another budget; this arm differs in more")
     for arm in study.arms:
+        if arm.name in arm.keys.against:
+            raise ConfigError(f"arms.{arm.name}.against={arm.name}: is the arm itself; name another one")
         if arm.keys.rate_of and study.arm(arm.keys.rate_of).keys.rate_of:
             raise ConfigError(f"arms.{arm.name}.rate_of={arm.keys.rate_of}: that arm takes another's rate; name the one that is tried out")
     if len(set(keys.seeds)) < len(keys.seeds) or len(set(keys.learning_rates)) < len(keys.learning_rates):

@@ -41,7 +41,7 @@ def connect(config: Config) -> None:
     else:
         # Ray runs workers at the lowest priority, where any other process halves their speed; they are the job here
         os.environ.setdefault("RAY_worker_niceness", "0")
-        # nor processes of a kind that no run asks for, which take start time, and then 1% of a core each, awake 100 times a second
+        # Ray starts a worker a core ahead of need, of a kind that no run asks for: each takes start time, and then 1% of a core for ever
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         _guard_with_token()
         # more workers than cores is slow but allowed on one's own machine

@@ -50,9 +50,7 @@ def _beside(other: Against, may_be_better: bool) -> str:
     said = f"ends {_verdict(other.difference, may_be_better)} {other.name}"
     if other.saved is None:
         return said
-    half = other.saved.half_interval
-    size = f"{abs(other.saved.mean):.1%}{'' if half is None else f' ± {half:.1%}'}"
-    return f"{said} and saves {size} of the compute {'more' if other.saved.mean >= 0 else 'less'} than that does"
+    return f"{said} and saves {_size(other.saved)} of the compute {'more' if other.saved.mean >= 0 else 'less'} than that does"
 
 
 def _verdict(difference: Spread, may_be_better: bool) -> str:
@@ -67,9 +65,14 @@ def _verdict(difference: Spread, may_be_better: bool) -> str:
 
 def _saving(baseline: str, saved: Saved) -> str:
     """In the words of the bound: a saving of which only the least, or only the most, is known."""
-    mean, half = saved.spread.mean, saved.spread.half_interval
+    mean = saved.spread.mean
     where = "for the same loss" if saved.level is None else f"for the loss that {baseline} has at {saved.level:.0%} of its run"
-    size = f"{abs(mean):.1%}{'' if half is None or saved.bound else f' ± {half:.1%}'} {'less' if mean >= 0 else 'more'} compute"
+    size = f"{abs(mean):.1%}" if saved.bound else _size(saved.spread)
     # what is saved at most is, where nothing is saved, what is spent at least
     bound = saved.bound if mean >= 0 else {"": "", "at least": "at most", "at most": "at least"}[saved.bound]
-    return f"{bound} {size} than {baseline} {where}".strip()
+    return f"{bound} {size} {'less' if mean >= 0 else 'more'} compute than {baseline} {where}".strip()
+
+
+def _size(spread: Spread) -> str:
+    half = spread.half_interval
+    return f"{abs(spread.mean):.1%}" + ("" if half is None else f" ± {half:.1%}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from raystage.config.study import Study
 from raystage.studies.measured import Measured, lengths_of, signals_between
-from raystage.studies.results import Runs, with_baseline
+from raystage.studies.results import Runs, paired
 from raystage.studies.runs import Losses
 from raystage.studies.spread import Spread, spread_of
 
@@ -29,7 +29,7 @@ def by_length(study: Study, losses: Losses, runs: Runs) -> list[AtLength]:
         return []
     rows = []
     for arm in study.arms:
-        pairs = [(run, base, lengths_of(run)) for run, base in with_baseline(study, arm.name, losses, runs)]
+        pairs = [(run, base, lengths_of(run)) for run, base in paired(study, arm.name, study.keys.baseline, losses, runs)]
         for length in sorted({length for *_, places in pairs for length in places if len(places) > 1}):
             own = [(run, base, places[length]) for run, base, places in pairs if length in places]
             if row := _row(arm.name, length, own):

@@ -7,11 +7,6 @@ from raystage.tracking.decision_text import label
 from raystage.tracking.records import Record
 
 
-def _cause(decision: Record) -> str:
-    """The trigger; of a stage that its time ended, which time."""
-    return str(decision["reason"] if decision["trigger"] == "max_dwell" else decision["trigger"])
-
-
 def changes_of(decisions: Sequence[Sequence[Record]], tokens: Sequence[tuple[float, float]]) -> str:
     """Like "length 32→64 12% (slope), depth 1→4 48 to 61% (slope, last call)"; refused changes and rollbacks are among them.
 
@@ -30,3 +25,9 @@ def changes_of(decisions: Sequence[Sequence[Record]], tokens: Sequence[tuple[flo
         missing = "" if len(known) == len(same) else f", {len(known)} of {len(same)} seeds"
         parts.append(f"{' or '.join(names)} {where} ({', '.join(triggers)}{missing})")
     return ", ".join(parts)
+
+
+def _cause(decision: Record) -> str:
+    """The trigger; of a stage that its time ended, which time, where the record says so: early ones do not."""
+    trigger = str(decision["trigger"])
+    return str(decision.get("reason") or trigger) if trigger == "max_dwell" else trigger

@@ -13,7 +13,7 @@ from raystage.report.stages import Stage
 from raystage.studies.dynamics import Comparison, compare
 from raystage.studies.equal_loss import Curve
 from raystage.studies.measured import Measured
-from raystage.studies.results import Runs, with_baseline
+from raystage.studies.results import Runs, paired
 from raystage.studies.runs import Losses
 from raystage.studies.spread import Spread, spread_of
 
@@ -65,7 +65,9 @@ def _grown(study: Study, losses: Losses, runs: Runs) -> dict[str, list[tuple[Mea
     """By arm: the runs that ended larger than they began, each with the baseline of its seed. None under a rate that decays."""
     if study.keys.reference != "curve":
         return {}
-    pairs = {arm.name: [pair for pair in with_baseline(study, arm.name, losses, runs) if _has_grown(pair[0])] for arm in study.arms}
+    pairs = {
+        arm.name: [pair for pair in paired(study, arm.name, study.keys.baseline, losses, runs) if _has_grown(pair[0])] for arm in study.arms
+    }
     return {arm: found for arm, found in pairs.items() if found}
 
 

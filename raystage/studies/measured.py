@@ -79,7 +79,8 @@ def measured(run: Run, digest: Digest, kind: Kind, by_shape: Mapping[Shape, floa
 
 
 def seconds_by_shape(runs: Iterable[tuple[Run, Digest, Kind]]) -> dict[Shape, float]:
-    """Of one step of each shape: what only one in fifty is faster than, over all steps of all `runs`.
+    """Of one step of each shape: what only one in fifty is faster than, over all steps of all `runs`. A record's time is a mean since the
+    last check, ten steps as a rule.
 
     So without validations, checkpoints, compilation and pauses, and with little of what else the machine did, which only ever slows. A
     quantile, since the least of many runs would be less than that of the few which a shape of one arm alone has.

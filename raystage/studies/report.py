@@ -70,9 +70,9 @@ def _conditions(folder: StudyFolder, trained: Runs) -> str:
 
 
 def _code(trees: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Commits by the number of runs that they trained, where these lie in a repository."""
+    """Commits by number of runs, of the repository that the command was given in, where it was one."""
     commits = Counter(tree["code"]["git_commit"][:7] for tree in trees if tree["code"]["git_commit"])
     n_changed = sum(bool(tree["code"]["git_has_changes"]) for tree in trees)
     changed = f", {n_changed} of them with changes that were not committed" if n_changed else ""
     words = ", ".join(f"{commit} ({n})" for commit, n in commits.most_common())
-    return [f"Commits by number of runs: {words}{changed}."] if commits else []
+    return [f"Commits of the folder that the runs were started in, by number of runs: {words}{changed}."] if commits else []

@@ -94,30 +94,30 @@ def _result(study: Study, name: str, losses: Losses, measured: Runs) -> ArmResul
     if not good:
         return head
     own = [measured[run] for run in good]
-    paired = with_baseline(study, name, losses, measured)
-    there = [] if study.keys.reference == "curve" else [(at, other) for one, other in paired if (at := reached(one, other.final_loss))]
+    pairs = paired(study, name, study.keys.baseline, losses, measured)
+    there = [] if study.keys.reference == "curve" else [(at, other) for one, other in pairs if (at := reached(one, other.final_loss))]
     everywhere = len(there) == len(ended)
     return dataclasses.replace(
         head,
         loss=_over(own, lambda run: run.final_loss),
         tokens=_over(own, lambda run: run.tokens),
         flops=_over(own, lambda run: run.flops),
-        share=spread_of([one.flops / other.flops for one, other in paired]),
-        time_share=spread_of([float(one.seconds[-1] / other.seconds[-1]) for one, other in paired if one.device == other.device]),
+        share=spread_of([one.flops / other.flops for one, other in pairs]),
+        time_share=spread_of([float(one.seconds[-1] / other.seconds[-1]) for one, other in pairs if one.device == other.device]),
         reached=spread_of([at.flops / other.flops for at, other in there]) if everywhere else None,
         reached_time=spread_of([float(at.seconds / other.seconds[-1]) for at, other in there]) if everywhere else None,
-        difference=spread_of([one.final_loss - other.final_loss for one, other in paired]),
-        saved=_saved_by_ends(_savings(study, name, losses, measured)) if study.ends else _saved_by_curve(study, paired),
+        difference=spread_of([one.final_loss - other.final_loss for one, other in pairs]),
+        saved=_saved_by_ends(_savings(study, name, losses, measured)) if study.ends else _saved_by_curve(study, pairs),
         against=tuple(each for other in arm.keys.against if (each := _against(study, name, other, losses, measured))),
         zeroshot=_zeroshot(own),
         changes=changes_of([run.digest.decisions for run in own], [(run.digest.base["tokens_seen"], run.tokens) for run in own]),
     )
 
 
-def with_baseline(study: Study, arm: str, losses: Losses, measured: Runs) -> list[tuple[Measured, Measured]]:
-    """The runs of an arm that have ended well, each with the baseline's of its seed, where that has."""
-    own, base = (by_seed(study, name, losses, measured) for name in (arm, study.keys.baseline))
-    return [(run, base[seed]) for seed, run in own.items() if seed in base]
+def paired(study: Study, arm: str, other: str, losses: Losses, measured: Runs) -> list[tuple[Measured, Measured]]:
+    """The runs of an arm that have ended well, each with the other arm's of its seed, where that has."""
+    own, theirs = (by_seed(study, name, losses, measured) for name in (arm, other))
+    return [(run, theirs[seed]) for seed, run in own.items() if seed in theirs]
 
 
 def _over(runs: Sequence[Measured], value: Callable[[Measured], float]) -> Spread:
@@ -153,8 +153,7 @@ def _saved_by_ends(savings: Mapping[int, tuple[float, Bound]]) -> tuple[Saved, .
 
 
 def _against(study: Study, arm: str, other: str, losses: Losses, measured: Runs) -> Against | None:
-    own, theirs = (by_seed(study, name, losses, measured) for name in (arm, other))
-    difference = spread_of([run.final_loss - theirs[seed].final_loss for seed, run in own.items() if seed in theirs])
+    difference = spread_of([one.final_loss - another.final_loss for one, another in paired(study, arm, other, losses, measured)])
     mine, others = (_savings(study, name, losses, measured) for name in (arm, other))
     saved = [share - others[seed][0] for seed, (share, bound) in mine.items() if seed in others and not bound and not others[seed][1]]
     return Against(other, difference, spread_of(saved)) if difference else None

@@ -132,4 +132,6 @@ def test_changes_are_told_over_seeds() -> None:
     assert changes_of(runs, [(0.0, 1000.0), (0.0, 1000.0)]) == "length 32→64 10% (slope), depth 1→4 50 to 60% (slope, last call)"
     assert changes_of([runs[0], runs[0][:1]], [(0.0, 1000.0), (0.0, 1000.0)]).endswith("depth 1→4 50% (slope, 1 of 2 seeds)")
     assert changes_of([[decision("grow_depth", 50, outcome="refused")]], [(0.0, 1000.0)]) == "depth 1→4 refused 50% (slope)"
+    early = [{key: value for key, value in decision("grow_depth", 50, "max_dwell").items() if key != "reason"}]
+    assert changes_of([early], [(0.0, 1000.0)]) == "depth 1→4 50% (max_dwell)"
     assert changes_of([[], []], [(0.0, 1000.0), (0.0, 1000.0)]) == ""
