@@ -50,6 +50,12 @@ class StudyKeys:
     learning_rates: tuple[Factor, ...] = Field(
         default=(0.5, 1.0, 2.0), min_length=1, description="of every arm: factors of training.optimizer.lr, tried with the first seed"
     )
+    trial_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="of an arm's budget over which its rates are tried; 1: the best try is the first seed's run",
+    )
     seeds: tuple[NonNegative, ...] = Field(default=(1, 2, 3), min_length=1, description="of the runs of every arm")
     at_once: Positive | None = Field(default=None, description="[runs] side by side; null: one a CPU core, or one a GPU")
     zeroshot: Zeroshot = Field(default=Zeroshot(), description="what is measured of final models beside the validation loss")

@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raystage.config import ConfigError, dump
 from raystage.config.study import Study
 from raystage.studies.one_run import ENDED, STOPPED
-from raystage.studies.runs import StudyRun, due_runs, most_runs
+from raystage.studies.runs import StudyRun, due_runs, foreseen_runs
 from raystage.studies.study_folder import RUN_FILE, StudyFolder
 
 _POLL_S = 0.2
@@ -56,13 +56,13 @@ class _Pool:
     def __init__(self, folder: StudyFolder, say: Say) -> None:
         self._folder, self._study, self._say = folder, folder.study, say
         self._losses = folder.losses()
-        self._n_before, self._begin_s = len(self._losses), time.monotonic()
+        self._foreseen, self._done_before, self._begin_s = foreseen_runs(self._study), _work(self._losses), time.monotonic()
         self._slots = set(range(slots_of(self._study)))
         self._is_stopping = False
         self.running: list[_Running] = []
         self.left: set[StudyRun] = set()
         if self._losses:
-            say(f"going on with study {self._study.name!r}: {self._n_before} runs have ended")
+            say(f"going on with study {self._study.name!r}: {len(self._losses)} runs have ended")
 
     def start_due(self) -> None:
         known = {each.run for each in self.running} | self.left
@@ -95,9 +95,9 @@ class _Pool:
             return f"ended with code {code}: {self._folder.last_words(run)}; the same command tries it again"
         loss = self._losses[run]
         how = f"diverged: {self._folder.last_words(run)}" if loss is None else f"{loss:.4f}"
-        n_ended, most = len(self._losses), most_runs(self._study)
-        hours = (time.monotonic() - self._begin_s) / 3600 * (most - n_ended) / max(1, n_ended - self._n_before)
-        return f"{how}; {n_ended} runs of {most}, {hours:.1f} hours left at this pace"
+        done = _work(self._losses)
+        hours = (time.monotonic() - self._begin_s) / 3600 * (_work(self._foreseen) - done) / (done - self._done_before)
+        return f"{how}; {len(self._losses)} runs of {len(self._foreseen)}, {hours:.1f} hours left at this pace"
 
     def _start(self, run: StudyRun, slot: int) -> _Running:
         folder, study = self._folder, self._study
@@ -114,6 +114,11 @@ class _Pool:
             # a session of its own: Ctrl-C in the terminal is passed on once, by `stop`
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)  # nosec B603
         return _Running(run, slot, process)
+
+
+def _work(runs: Iterable[StudyRun]) -> float:
+    """In runs of a whole budget."""
+    return sum(run.share for run in runs)
 
 
 def slots_of(study: Study) -> int:

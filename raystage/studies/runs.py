@@ -16,14 +16,16 @@ _NOT_WHAT = ("name", "storage", "runtime.", "checkpoint.", "tracking.", "data.ca
 
 @dataclasses.dataclass(frozen=True)
 class StudyRun:
-    """`factor`: of the base's peak learning rate."""
+    """`factor`: of the base's peak learning rate; `share`: of its arm's budget, less than all of it where only the rate is tried."""
 
     arm: str
     factor: float
     seed: int
+    share: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.arm}_lr-x{self.factor:g}_seed-{self.seed}"
+        tried = f"_share-{self.share:g}" if self.share < 1 else ""
+        return f"{self.arm}_lr-x{self.factor:g}_seed-{self.seed}{tried}"
 
 
 Losses = Mapping[StudyRun, float | None]  # final validation loss of the runs that have ended; None: it diverged
@@ -52,8 +54,10 @@ def needed_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
 
 
 def trials_of(study: Study, arm: str) -> list[StudyRun]:
-    """An arm at every rate, with the first seed."""
-    return [StudyRun(arm, factor, study.keys.seeds[0]) for factor in study.keys.learning_rates]
+    """An arm at every rate, with the first seed. A single rate has nothing to be tried for: it is the first seed's run."""
+    keys = study.keys
+    share = keys.trial_share if len(keys.learning_rates) > 1 else 1.0
+    return [StudyRun(arm, factor, keys.seeds[0], share) for factor in keys.learning_rates]
 
 
 def counted_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
@@ -65,11 +69,12 @@ def counted_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
     return [run for run in runs if run in losses]
 
 
-def most_runs(study: Study) -> int:
-    """How many runs it takes at most; a trial with the first seed counts again where its rate is chosen."""
-    keys = study.keys
-    n_tried = sum(arm.keys.rate_of is None for arm in study.arms)
-    return n_tried * (len(keys.learning_rates) - 1) + len(study.arms) * len(keys.seeds)
+def foreseen_runs(study: Study) -> list[StudyRun]:
+    """As many as it takes where nothing diverges, at rates that stand for those that will be chosen."""
+    losses: dict[StudyRun, float | None] = {}
+    while new := due_runs(study, losses):
+        losses |= dict.fromkeys(new, 0.0)
+    return list(losses)
 
 
 def is_at_edge(study: Study, factor: float) -> bool:
@@ -84,11 +89,12 @@ def config_of(study: Study, run: StudyRun, storage: str) -> Config:
     Raises ConfigError for one that could not be.
     """
     arm, base = study.arm(run.arm), study.base
+    budget = duration_of(arm, base)
     own = [
         f"seed={run.seed}",
         f"storage={storage}",
         f"training.optimizer.lr={base.training.optimizer.lr * run.factor:.6g}",
-        f"training.duration={as_text(duration_of(arm, base))}",
+        f"training.duration={as_text(dataclasses.replace(budget, amount=budget.amount * run.share))}",
         "runtime.engine=local",
         "runtime.workers=1",
         "tracking.mlflow=false",
