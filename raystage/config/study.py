@@ -54,7 +54,7 @@ class StudyKeys:
         default=1.0,
         gt=0,
         le=1,
-        description="of an arm's budget over which its rates are tried; 1: the best try is the first seed's run",
+        description="of an arm's budget over which its rates are tried, the baseline's always whole; a whole try is the first seed's run",
     )
     seeds: tuple[NonNegative, ...] = Field(default=(1, 2, 3), min_length=1, description="of the runs of every arm")
     at_once: Positive | None = Field(default=None, description="[runs] side by side; null: one a CPU core, or one a GPU")

@@ -53,7 +53,7 @@ def _protocol(study: Study, conditions: str) -> list[str]:
         f"{training.schedule.warmup_steps} steps of warmup; {training.precision}.",
         f"Text: {', '.join(source.path or source.name or source.kind for source in base.data.sources)}; validation on the same "
         f"{base.validation.rows} held-out rows of the full context in every run.",
-        f"Rates: every arm is tried {_tried_over(keys.trial_share)} with seed {keys.seeds[0]} at {rates}, and runs at its best one with "
+        f"Rates: every arm is tried {_tried_over(study)} with seed {keys.seeds[0]} at {rates}, and runs at its best one with "
         f"the seeds {', '.join(map(str, keys.seeds))}; a star marks a best rate at the edge of those tried"
         + (f"; {', '.join(taken)}." if taken else "."),
         "FLOPs are those of all stages, attention at its length included; trying rates is charged to no arm.",
@@ -68,8 +68,9 @@ def _protocol(study: Study, conditions: str) -> list[str]:
     ]
 
 
-def _tried_over(share: float) -> str:
-    return "whole" if share == 1 else f"over {share:.0%} of its budget, with all of its plan in them,"
+def _tried_over(study: Study) -> str:
+    share = study.keys.trial_share
+    return "whole" if share == 1 else f"over {share:.0%} of its budget (its whole plan in it; {study.keys.baseline} over all of it)"
 
 
 def _equal_loss(study: Study) -> str:

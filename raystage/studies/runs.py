@@ -54,9 +54,12 @@ def needed_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
 
 
 def trials_of(study: Study, arm: str) -> list[StudyRun]:
-    """An arm at every rate, with the first seed. A single rate has nothing to be tried for: it is the first seed's run."""
+    """An arm at every rate, with the first seed; the baseline always whole, so that it is tuned at least as well as any other arm.
+
+    A single rate has nothing to be tried for: it is the first seed's run.
+    """
     keys = study.keys
-    share = keys.trial_share if len(keys.learning_rates) > 1 else 1.0
+    share = keys.trial_share if len(keys.learning_rates) > 1 and arm != keys.baseline else 1.0
     return [StudyRun(arm, factor, keys.seeds[0], share) for factor in keys.learning_rates]
 
 

@@ -54,26 +54,25 @@ def test_runs_that_diverged_are_counted_and_where_all_trials_did_these(tmp_path:
 
 def test_how_many_runs_a_study_takes(tmp_path: Path) -> None:
     assert len(foreseen_runs(made_study(tmp_path))) == 2 * 2 + 2 * 1 + 2  # rates of two arms; their second seeds; the third arm's seeds
-    assert len(foreseen_runs(made_study(tmp_path, trial_share=0.5))) == 2 * 2 + 3 * 2  # rates of two arms; every arm's seeds
+    assert len(foreseen_runs(made_study(tmp_path, trial_share=0.5))) == 2 * 2 + 2 * 1 + 3  # the best try of the baseline alone counts
 
 
-def test_rates_tried_over_a_share_of_the_budget_are_runs_of_their_own(tmp_path: Path) -> None:
+def test_rates_tried_over_a_share_of_the_budget_are_runs_of_their_own_but_for_the_baseline(tmp_path: Path) -> None:
     study = made_study(tmp_path, trial_share=0.25)
-    tries = [StudyRun(arm, factor, 1, 0.25) for arm in ("static", "depth") for factor in (0.5, 1.0)]
+    tries = [run("static", 0.5), run("static", 1.0), *(StudyRun("depth", factor, 1, 0.25) for factor in (0.5, 1.0))]
     assert due_runs(study, {}) == tries
     losses: Losses = dict(zip(tries, [3.0, 2.0, 2.5, 2.6], strict=True))
-    assert set(due_runs(study, losses)) == {
-        run(*each, seed) for each in (("static", 1.0), ("half", 1.0), ("depth", 0.5)) for seed in (1, 2)
-    }
-    assert counted_runs(study, "static", losses) == []
-    tried, whole = (config_of(study, each, "x") for each in (tries[1], run("static", 1.0)))
+    depth = [run("depth", 0.5, seed) for seed in (1, 2)]
+    assert set(due_runs(study, losses)) == {run("static", 1.0, 2), run("half", 1.0), run("half", 1.0, 2), *depth}
+    assert counted_runs(study, "depth", losses) == []
+    tried, whole = (config_of(study, each, "x") for each in (tries[2], depth[0]))
     assert (tried.training.duration, whole.training.duration) == ("2048 tokens", "8192 tokens")
-    assert tried.name.startswith("static_lr-x1_seed-1_share-0.25_")
+    assert tried.name.startswith("depth_lr-x0.5_seed-1_share-0.25_")
 
 
 def test_a_single_rate_is_not_tried(tmp_path: Path) -> None:
     study = made_study(tmp_path, learning_rates=[1.0], trial_share=0.25)
-    assert due_runs(study, {})[0] == run("static", 1.0)
+    assert due_runs(study, {})[:2] == [run("static", 1.0), run("depth", 1.0)]
 
 
 def test_what_moves_a_figure_is_in_the_name_of_the_run_and_nothing_else(tmp_path: Path) -> None:
