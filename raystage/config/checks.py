@@ -103,9 +103,13 @@ def _check_training(config: Config) -> None:
     if training.micro_batch_tokens is not None and training.micro_batch_tokens < context:
         raise ConfigError(f"training.micro_batch_tokens={training.micro_batch_tokens}: below one row, model.context_length={context}")
     if training.micro_batch_tokens is None and training.strategy == "fsdp":
-        raise ConfigError("training.micro_batch_tokens=null: the memory of a sharded model is not foretold; give a number, or use ddp")
+        raise ConfigError(
+            "training.micro_batch_tokens=null: is for ddp; give a number (`raystage plan` tells what memory it takes), or use ddp"
+        )
     if training.activation_checkpointing == "auto" and training.strategy == "fsdp":
-        raise ConfigError("training.activation_checkpointing=auto: the memory of a sharded model is not foretold; use full, or ddp")
+        raise ConfigError(
+            "training.activation_checkpointing=auto: is for ddp; use full (`raystage plan` tells what memory it takes), or ddp"
+        )
     if not training.is_fitted and config.runtime.memory_gib is not None:
         raise ConfigError(
             f"runtime.memory_gib={config.runtime.memory_gib}: training leaves nothing to it; set training.micro_batch_tokens=null or "

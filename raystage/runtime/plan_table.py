@@ -85,7 +85,7 @@ def _caption(config: Config, stages: list[PlannedStage], chosen: str, is_measure
             f"{planned_vocab_size(config):,} entries are assumed, the tokenizer is not looked into; model.vocab_size says how many"
         )
     if config.training.strategy == "fsdp":
-        lines.append("fsdp: the state of each model is shared out to the workers; memory and --measure are of one that holds all of it")
+        lines.append("fsdp: memory is that of one worker with its share of the model; --measure is of one that holds all of it")
     if not is_measured:
         lines.append("--measure adds times, from one micro-batch of each stage on this machine")
         if parse_duration(config.training.duration).unit == "hours":

@@ -15,7 +15,7 @@ from raystage.models import head_loss
 from raystage.models.family import ModelSpec, build_model
 from raystage.models.head_loss import rows_at_once, summed_cross_entropy
 from raystage.models.trainee import Trainee
-from raystage.training.memory import LiveBytes
+from raystage.training.live_bytes import LiveBytes
 
 N, D, V = 96, 16, 200
 

@@ -27,7 +27,7 @@ def test_every_stage_has_its_memory_and_larger_ones_more(tmp_path: Path) -> None
         (["runtime.device=auto"], "counted with the kernels of a CPU"),
         (["training.compile=true"], "compiled code takes less"),
         (["runtime.device=xla"], "memory is not foretold for xla devices"),
-        (["training.strategy=fsdp"], "memory and --measure are of one that holds all of it"),
+        (["training.strategy=fsdp"], "--measure is of one that holds all of it"),
         (
             ["training.micro_batch_tokens=null", "runtime.memory_gib=2"],
             "with micro-batches of 256 tokens; chosen for 2 GiB a worker, runtime.memory_gib",
