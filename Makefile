@@ -5,13 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/xla --ignore tests/cuda
 XLA_VENV := .venv-xla
 AUDIT_VENV := .venv-audit
 XLA_STAMP := $(XLA_VENV)/.installed
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-xla test-cuda check audit bench bench-peers bench-scaling bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow soak-jobs format clean
+.PHONY: help install quickstart test test-long test-xla test-cuda check audit bench bench-peers bench-scaling bench-growth bench-growth-dynamics bench-trigger bench-restart soak soak-xla soak-tune soak-mlflow soak-jobs format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +22,11 @@ install: $(STAMP) ## set up .venv with the pinned versions (PYTHON=python3.12 pi
 quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two workers
 	$(BIN)/raystage train tune_configs/quickstart.yaml
 
-test: $(STAMP) ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/xla --ignore tests/cuda
+test: $(STAMP) ## the tests but the long ones (10 minutes on two cores)
+	$(PYTEST) -m "not long"
+
+test-long: $(STAMP) ## the long ones: runs on clusters that lose workers, nodes and servers, and go on (8 minutes)
+	$(PYTEST) -m long
 
 test-xla: $(XLA_STAMP) ## the tests of XLA devices, in an environment of its own (.venv-xla, 8 GB)
 	$(XLA_VENV)/bin/python -m pytest tests/xla

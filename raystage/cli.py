@@ -17,10 +17,9 @@ from raystage.config import Config, ConfigError, load
 from raystage.config.grow import Grow, read_target
 from raystage.config.names import shortened
 from raystage.config.redact import redacted
-from raystage.config.reference import key_table
+from raystage.config.reference import key_list
 from raystage.config.replay import Replay, read_pacing
 from raystage.config.search import Search, read_search
-from raystage.config.study import StudyKeys
 from raystage.quiet import quiet_environment
 from raystage.runtime.secrets_file import load_secrets
 
@@ -66,15 +65,10 @@ def main() -> None:
         _fail(f"{shortened(str(error.filename))}: no file has so long a name", 2)
 
 
-def _key_list(root: type) -> str:
-    lines = (f"{key}  ({allowed}; default {default})  {text}" for key, allowed, default, text in key_table(root))
-    return "Keys:\n\n" + "\n\n".join(lines)
+app.command(epilog=study_command.KEYS)(study_command.reproduce)
 
 
-app.command(epilog=_key_list(StudyKeys))(study_command.reproduce)
-
-
-@app.command(epilog=_key_list(Config))
+@app.command(epilog=key_list(Config))
 def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption = None, profile: ProfileOption = False) -> None:
     """Train, or go on with, the run that CONFIG names."""
     profiled = [f"runtime.profile_steps={_PROFILED_STEPS}"] if profile else []
@@ -85,7 +79,7 @@ def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption 
         _train_on_ray(settings)
 
 
-@app.command(epilog=_key_list(Search))
+@app.command(epilog=key_list(Search))
 def tune(
     search: Annotated[Path, typer.Argument(metavar="SEARCH", help="YAML file, like tune_configs/search/quickstart.yaml")],
     overrides: Overrides = None,
@@ -170,7 +164,7 @@ def export(
     _say(f"model: {write(stored, corpus_of_run(folder), target)} ({stored.folder.name})")
 
 
-@app.command(epilog=_key_list(Grow))
+@app.command(epilog=key_list(Grow))
 def grow(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="run folder, raystage checkpoint, or Hugging Face folder")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="new folder")],
@@ -258,7 +252,7 @@ def generate(
         print(sample.prompt + sample.text)
 
 
-@app.command(epilog=_key_list(Replay))
+@app.command(epilog=key_list(Replay))
 def replay(
     curve: Annotated[Path, typer.Argument(metavar="CURVE", help="CSV file (step, loss; tokens, seconds, lr), metrics.jsonl or run folder")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[pacing.KEY=VALUE]...", help="pacing.thresholds.depth=-0.06")] = None,

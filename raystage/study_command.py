@@ -8,8 +8,15 @@ import rich.console
 import typer
 
 from raystage.config.redact import redacted
-from raystage.config.study import read_study
+from raystage.config.reference import key_lines, key_list
+from raystage.config.study import ArmKeys, StudyKeys, read_study
 
+KEYS = key_list(
+    StudyKeys,
+    "sizes.NAME.base  configuration that all runs of a size begin from; the other keys of sizes.NAME change it",
+    *key_lines(ArmKeys, "arms.NAME."),
+    "arms.NAME.set  keys of a run that the arm changes, like pacing.rule=linear",
+)
 _PRESETS = Path("tune_configs/reproduce")
 _terminal = rich.console.Console(highlight=False)
 

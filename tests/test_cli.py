@@ -59,6 +59,13 @@ def test_help_lists_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert key in result.stdout
 
 
+def test_help_of_studies_lists_the_keys_of_arms_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    said = raystage("reproduce", "--help", cwd=tmp_path).stdout
+    for key in ("trial_share", "sizes.NAME.base", "arms.NAME.budget", "arms.NAME.shares.lengths", "arms.NAME.set"):
+        assert key in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -98,6 +98,7 @@ IN_THE_ENVIRONMENT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", IN_THE_ENVIRONMENT)
 def test_a_run_with_secrets_in_its_environment_leaves_none(tmp_path: Path, name: str) -> None:
     """Everything in the terminal and on disk, MLflow's database too."""

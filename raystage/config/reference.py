@@ -26,6 +26,16 @@ def key_table(root: type[Any] = Config) -> list[tuple[str, str, str, str]]:
     return [(key.name, key.allowed, default_text(key), key.description) for key in keys(root) if not key.is_group]
 
 
+def key_list(root: type[Any], *more: str) -> str:
+    """What the help of a command says of its keys, a paragraph each; `more`: paragraphs after them."""
+    return "\n\n".join(["Keys:", *key_lines(root), *more])
+
+
+def key_lines(root: type[Any], prefix: str = "") -> list[str]:
+    """These paragraphs; `prefix`: where the keys stand in a larger tree."""
+    return [f"{prefix}{key}  ({allowed}; default {default})  {text}" for key, allowed, default, text in key_table(root)]
+
+
 def reference_yaml() -> str:
     """A YAML file of every key at its default, each under a comment; it loads as `Config()`."""
     pairs = itertools.pairwise((None, *keys()))

@@ -40,7 +40,9 @@ def open_xla(cache: Path | None) -> "Xla":
     `cache`: where compiled programs are kept for later processes. To be called before anything else touches torch_xla.
     """
     if importlib.util.find_spec("torch_xla") is None:
-        raise ValueError("runtime.device=xla: torch_xla is not installed here; in an environment of its own: pip install 'raystage[xla]'")
+        raise ValueError(
+            "runtime.device=xla: torch_xla is not installed here; in an environment of its own: pip install '.[xla]' in its repository"
+        )
     return Xla(cache)
 
 

@@ -48,7 +48,7 @@ class Interval:
             if point.second_moment is not None:
                 second_moment = max(second_moment or 0.0, point.second_moment)
             signal = point.loss if policy.signal == "loss" else point.probe_loss
-            if signal is not None:
+            if signal is not None and math.isfinite(signal):
                 n_signal += 1
                 signal_sum += signal
                 log_x_sum += math.log10(_axis_value(policy, point))

@@ -74,6 +74,10 @@ class Decision:
     command_id: int | None = None
     n_rollbacks: int = 0
 
+    def stands(self, taken: Taken, n_rollbacks: int) -> bool:
+        """Whether nothing has overtaken it, with these changes and rollbacks behind: instability is the weights', whatever their stage."""
+        return self.n_rollbacks == n_rollbacks and (self.taken == taken or self.trigger == "guard")
+
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Decision":
         """The inverse of dataclasses.asdict, through JSON."""

@@ -38,8 +38,3 @@ def is_due(progress: float, share: float) -> bool:
     The tolerance is of rounding: 3 of 10 steps are a share of 0.3.
     """
     return progress >= share - 1e-9
-
-
-def length_at(progress: float, values: Sequence[int], shares: Sequence[float]) -> int:
-    """The length [tokens] of the step that begins when `progress` of the duration lies behind."""
-    return values[sum(is_due(progress, share) for share in shares)]

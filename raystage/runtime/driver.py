@@ -147,7 +147,7 @@ def _is_finished(config: Config, folder: RunFolder, damage: list[str]) -> bool:
     stored = store.latest_good(on_damage=damage)
     if stored is None and store.folders():
         raise ConfigError(f"{store.folder}: none of its checkpoints is usable; move them away to start again, or choose another name")
-    return stored is not None and stored.manifest.counters.progress(parse_duration(config.training.duration)) >= 1.0
+    return stored is not None and stored.manifest.is_end_of(parse_duration(config.training.duration))
 
 
 def _train(

@@ -38,7 +38,7 @@ class DriverStorage:
     def is_finished(self) -> bool:
         """Whether the newest checkpoint there is at the run's end; if so it is brought here."""
         whole = self._run.checkpoints.all() if self._run is not None else []
-        done = bool(whole) and whole[-1].manifest.counters.progress(parse_duration(self._config.training.duration)) >= 1.0
+        done = bool(whole) and whole[-1].manifest.is_end_of(parse_duration(self._config.training.duration))
         if done:
             self.bring_newest()
         return done and CheckpointStore(self._folder.path).latest_good(lambda manifest: manifest.key == whole[-1].manifest.key) is not None

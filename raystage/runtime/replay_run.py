@@ -113,8 +113,7 @@ def _replayed(config: Config, points: list[Point], recorded: list[Record]) -> li
 
 def _stands(decision: Decision, point: Point) -> bool:
     """Whether nothing has overtaken it: a change, a rollback, or a hold by hand, which holds all but the guard."""
-    same_stage = (decision.taken, decision.n_rollbacks) == (point.taken, point.n_rollbacks)
-    return same_stage and (not point.held or decision.trigger == "guard")
+    return decision.stands(point.taken, point.n_rollbacks) and (not point.held or decision.trigger == "guard")
 
 
 def _when(made: Made) -> tuple[int, bool]:

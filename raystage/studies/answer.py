@@ -22,7 +22,7 @@ def _diverged(result: ArmResult) -> str:
 
 def _sentence(baseline: str, base: ArmResult | None, result: ArmResult) -> str:
     if not result.n_ended:
-        return f"**{result.name}**: {'its rates are being tried' if result.trials else 'not run yet'}."
+        return f"**{result.name}**: {_not_run(result)}."
     more = [*([_diverged(result)] if result.n_diverged else []), *_columns(base, result)]
     if result.loss is None:
         return f"**{result.name}**: {'; '.join(more)}."
@@ -35,6 +35,14 @@ def _sentence(baseline: str, base: ArmResult | None, result: ArmResult) -> str:
     words += [_beside(each, may_be_better=not result.n_diverged) for each in result.against]
     n = len(result.difference.values)
     return "; ".join([*words, *more, f"{n} seed{'s' * (n > 1)}"]) + "."
+
+
+def _not_run(result: ArmResult) -> str:
+    if not result.trials:
+        return "not run yet"
+    if all(loss is None for loss in result.trials.values()):
+        return f"diverged at all of the {len(result.trials)} rates that were tried"
+    return "its rates are being tried"
 
 
 def _columns(base: ArmResult | None, result: ArmResult) -> list[str]:

@@ -69,8 +69,10 @@ def _protocol(study: Study, conditions: str) -> list[str]:
 
 
 def _tried_over(study: Study) -> str:
-    share = study.keys.trial_share
-    return "whole" if share == 1 else f"over {share:.0%} of its budget (its whole plan in it; {study.keys.baseline} over all of it)"
+    share, baseline = study.keys.trial_share, study.keys.baseline
+    if share == 1 or len(study.keys.learning_rates) == 1:
+        return "whole"
+    return f"over {share:.0%} of its budget (its whole plan in it; {baseline} over all of it)"
 
 
 def _equal_loss(study: Study) -> str:

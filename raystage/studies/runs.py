@@ -64,11 +64,11 @@ def trials_of(study: Study, arm: str) -> list[StudyRun]:
 
 
 def counted_runs(study: Study, arm: str, losses: Losses) -> list[StudyRun]:
-    """Those of them that have ended; where every trial has diverged, these."""
+    """Those of them that have ended; where every trial over the whole budget has diverged, these."""
     runs = needed_runs(study, arm, losses)
     if not runs and study.arm(arm).keys.rate_of is None:
         trials = trials_of(study, arm)
-        runs = trials if all(run in losses for run in trials) else []
+        runs = trials if all(run in losses and run.share == 1 for run in trials) else []
     return [run for run in runs if run in losses]
 
 

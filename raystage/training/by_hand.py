@@ -18,8 +18,8 @@ def next_command(commands: Commands, done: set[int], step: int) -> Command | Non
         if command.effective_step is None:
             commands.assign(command.command_id, step + 1)
             return dataclasses.replace(command, effective_step=step + 1)
-        if command.effective_step <= step + 1:
-            return command
+        # those given later wait for one whose step is still to come again, after a restart
+        return command if command.effective_step <= step + 1 else None
     return None
 
 

@@ -100,12 +100,10 @@ def _end(run: Run, decision: Decision, save: Save) -> None:
 
 def _hold(run: Run, decision: Decision, save: Save) -> None:
     """Pacing waits, or goes on, by hand; or a command by hand that the plan has nothing for."""
-    if decision.action == "refuse":
-        _record(run, decision, _moment(run), TransitionReport("refused"))
-        return
-    counters = dataclasses.replace(run.state.counters, held=decision.action == "hold")
-    run.state = dataclasses.replace(run.state, counters=counters)
-    _record(run, decision, _moment(run), TransitionReport("applied"))
+    if decision.action != "refuse":
+        counters = dataclasses.replace(run.state.counters, held=decision.action == "hold")
+        run.state = dataclasses.replace(run.state, counters=counters)
+    _record(run, decision, _moment(run), TransitionReport("refused" if decision.action == "refuse" else "applied"))
     save("stage")
 
 

@@ -50,5 +50,4 @@ class Coordinator:
         The controller learns from later points that its decision was applied; until then `taken` tells.
         """
         pending = self.state.pending
-        is_due = pending is not None and (pending.effective_step, pending.taken, pending.n_rollbacks) == (step, taken, n_rollbacks)
-        return pending if is_due else None
+        return pending if pending is not None and pending.effective_step == step and pending.stands(taken, n_rollbacks) else None

@@ -65,13 +65,15 @@ class Counters:
     def after_rollback(self, restored: "Counters", context_length: int) -> "Counters":
         """These counters with the parameters of a checkpoint whose counters were `restored`.
 
-        Steps, tokens and FLOPs go on, since they were spent, and so does the data; what belongs to the parameters goes back.
+        Steps, tokens and FLOPs go on, since they were spent, and so does the data; what belongs to the parameters goes back, the place in a
+        growth's warmup too.
         """
+        grown = restored.grown_at_step
         return dataclasses.replace(
             self,
             effective_tokens=restored.effective_tokens,
             lr_shift=restored.lr_shift,
-            grown_at_step=restored.grown_at_step,
+            grown_at_step=None if grown is None else grown + self.step - restored.step,
             place=restored.place.after_rollback(self.place, context_length),
             tokens_undone=restored.tokens_undone + self.tokens_seen - restored.tokens_seen,
             n_rollbacks=self.n_rollbacks + 1,

@@ -1,6 +1,7 @@
 """The record of a decision in decisions.jsonl: what, when, and why, in numbers."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raystage.pacing.point import Decision
@@ -42,6 +43,12 @@ def record_of(decision: Decision, moment: Moment, decision_id: int, report: Tran
         **dataclasses.asdict(report),
         **more,
     }
+
+
+def is_made_stop(decision: Decision, records: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether it is a stop by slope among the `records`: unlike a change, nothing else tells one that was made from one still to come."""
+    is_stop = (decision.action, decision.trigger) == ("stop", "slope")
+    return is_stop and any((r["kind"], r["effective_step"]) == ("stop", decision.effective_step) for r in records)
 
 
 def _kind(decision: Decision) -> str:

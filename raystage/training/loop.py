@@ -21,7 +21,7 @@ from raystage.training.carry_out import carry_out
 from raystage.training.checkpoint import Stored
 from raystage.training.control import Orders, share_ending, share_orders
 from raystage.training.coordinator import Coordinator
-from raystage.training.decision_record import Moment, record_of
+from raystage.training.decision_record import Moment, is_made_stop, record_of
 from raystage.training.learning_rate import learning_rate_factor, rewarm_factor
 from raystage.training.optimizer import largest_second_moment, set_learning_rate
 from raystage.training.policy import policy_of
@@ -288,12 +288,12 @@ class Loop:
     def _decide(self, step: int) -> tuple[Decision | None, bool]:
         """What takes effect with the step after this one, by hand or by the controller; and whether to stop here, by hand."""
         by_hand, due = self._by_hand(step), self._due(step + 1)
-        if by_hand is None or (by_hand.action == "refuse" and due is not None):
-            return due, False
-        if by_hand.action == "stop":
+        if by_hand is not None and by_hand.action == "stop":
             self._note(by_hand)
             return None, True
-        return by_hand, False
+        # unstable weights come first: what was said by hand comes at the next boundary
+        comes_first = due is not None and (due.trigger == "guard" or (by_hand is not None and by_hand.action == "refuse"))
+        return (due if by_hand is None or comes_first else by_hand), False
 
     def _share(self, orders: Orders) -> Orders:
         state = self._run.state
@@ -303,7 +303,9 @@ class Loop:
         """The controller's decision for `step`; where pacing has been put on hold since, only the guard's."""
         counters = self._run.state.counters
         decision = self._coordinator.due(step, self._run.state.taken, counters.n_rollbacks)
-        return None if decision is None or (counters.held and decision.trigger != "guard") else decision
+        if decision is None or (counters.held and decision.trigger != "guard") or is_made_stop(decision, self._run.decisions):
+            return None
+        return decision
 
     def _by_hand(self, step: int) -> Decision | None:
         assert self._outside is not None
@@ -336,10 +338,10 @@ class Loop:
         n_before = len(self._run.decisions)
         while (decision := self._decision or self._scheduled()) is not None:
             self._decision, self._last_check = None, None
-            if decision.action == "change":
+            if decision.trigger != "guard":
                 self._read_all()
                 if self._bad_step is not None:
-                    return False  # ruined weights change no stage: the rollback comes at the next boundary
+                    return False  # ruined weights change no stage and are not saved: the rollback comes at the next boundary
             carry_out(self._run, decision, self._save)
             if decision.action == "rollback":
                 self._bad_step = None

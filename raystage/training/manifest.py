@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from raystage.config.duration import Duration
 from raystage.config.names import is_below
 from raystage.models.family import ModelSpec
 from raystage.pacing.point import Point
@@ -51,6 +52,10 @@ class Manifest:
     def position(self) -> int:
         """How many changes of the plan lie behind."""
         return sum(self.taken)
+
+    def is_end_of(self, duration: Duration) -> bool:
+        """Whether a run of this duration is over: one that only has its last step behind has not been validated and recorded to its end."""
+        return self.reason == "end" and self.counters.progress(duration) >= 1.0
 
     @property
     def first_bad_step(self) -> int | None:

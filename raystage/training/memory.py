@@ -34,8 +34,9 @@ def peak_bytes(
     """The most that one of `world_size` workers holds at once in a step of this stage: weights, optimizer, gradients, activations.
 
     `accumulates`: whether a step has several micro-batches, so that gradients lie beside activations; `n_checkpointed`: blocks whose
-    activations are computed once more. Of code that is not compiled; compiled code takes less. With the kernels of a CPU; not counted is
-    what libraries and the allocator keep for themselves. Of fsdp the first worker, whose shards are the largest, in a process of no group.
+    activations are computed once more; of fsdp the configuration says which. Of code that is not compiled; compiled code takes less. With
+    the kernels of a CPU; not counted is what libraries and the allocator keep for themselves. Of fsdp the first worker, whose shards are
+    the largest, in a process of no group.
     """
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, compile=False))
     with contextlib.ExitStack() as stack:

@@ -58,7 +58,10 @@ def length_shares(config: Config) -> list[float]:
 def policy_of(config: Config) -> Policy:
     """The controller's policy, its null spans filled in from the batch size."""
     pacing, batch_tokens = config.pacing, config.training.batch_tokens
-    settle, dwell, thresholds, guard = pacing.settle_tokens, pacing.min_dwell_tokens, pacing.thresholds, pacing.guard
+    thresholds, guard = pacing.thresholds, pacing.guard
+    settle_tokens = SETTLE_STEPS * batch_tokens if pacing.settle_tokens is None else pacing.settle_tokens
+    min_dwell_tokens = MIN_DWELL_STEPS * batch_tokens if pacing.min_dwell_tokens is None else pacing.min_dwell_tokens
+    rest_share = _rest_share(config, settle_tokens, min_dwell_tokens)
     plan, schedule = plan_of(config), config.training.schedule
     n_by_slope = plan.n_by_slope(plan.untouched)
     decay_begins = 1 - schedule.decay_fraction if schedule.kind == "wsd" else 1.0
@@ -76,10 +79,10 @@ def policy_of(config: Config) -> Policy:
         checks_in_a_row=pacing.checks_in_a_row,
         confidence=pacing.confidence,
         window_fraction=pacing.window_fraction,
-        settle_tokens=SETTLE_STEPS * batch_tokens if settle is None else settle,
-        min_dwell_tokens=MIN_DWELL_STEPS * batch_tokens if dwell is None else dwell,
+        settle_tokens=settle_tokens,
+        min_dwell_tokens=min_dwell_tokens,
         max_dwell_tokens=pacing.max_dwell_tokens,
-        last_calls=() if pacing.max_dwell_tokens else last_calls(n_by_slope, decay_begins, _rest_share(config) / decay_begins),
+        last_calls=() if pacing.max_dwell_tokens else last_calls(n_by_slope, decay_begins, rest_share / decay_begins),
         decay_begins=decay_begins,
         signal=pacing.signal,
         axis=pacing.axis,
@@ -87,9 +90,13 @@ def policy_of(config: Config) -> Policy:
     )
 
 
-def _rest_share(config: Config) -> float:
-    """The share of the duration that a growth takes to come to rest, where the duration tells: warmup anew, steady checks, the lag."""
-    duration, pacing = parse_duration(config.training.duration), config.pacing
-    n_steps = {"steps": duration.amount, "tokens": duration.amount / config.training.batch_tokens}.get(duration.unit)
-    rest_steps = max(config.growth.rewarm_steps, SETTLE_STEPS) + (MIN_POINTS + 3) * pacing.check_every_steps
-    return rest_steps / n_steps if n_steps else 0.0
+def _rest_share(config: Config, settle_tokens: int, min_dwell_tokens: int) -> float:
+    """The share of the duration that a stage must have, where the duration tells.
+
+    To come to rest from a growth (warmup anew, steady checks), or as long as it has to last; and the lag.
+    """
+    duration, every, batch_tokens = parse_duration(config.training.duration), config.pacing.check_every_steps, config.training.batch_tokens
+    n_steps = {"steps": duration.amount, "tokens": duration.amount / batch_tokens}.get(duration.unit)
+    rest_steps = max(config.growth.rewarm_steps, settle_tokens / batch_tokens) + (MIN_POINTS + 3) * every
+    dwell_steps = min_dwell_tokens / batch_tokens + 3 * every
+    return max(rest_steps, dwell_steps) / n_steps if n_steps else 0.0

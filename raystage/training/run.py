@@ -94,10 +94,6 @@ class Run:
             self._peak_lr = (self.state.shape, peak_lr(self.config, self.state.shape))
         return self._peak_lr[1]
 
-    def micro_batch(self, seq_len_tokens: int) -> int:
-        """Sequences of one forward and backward: as many as the token budget holds, so that short stages fill the device too."""
-        return max(1, self.settings.micro_batch // seq_len_tokens)
-
     # -- losses
 
     def validate(self, stage_end: bool) -> None:
@@ -144,7 +140,7 @@ class Run:
             spec=state.machinery.spec,
             shape=state.shape,
             taken=state.taken,
-            counters=state.counters,
+            counters=dataclasses.replace(state.counters, elapsed_s=self.elapsed_s),
             controller=controller,
             unresolved=unresolved,
             decisions=tuple(self.decisions),

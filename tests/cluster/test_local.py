@@ -17,6 +17,8 @@ import pytest
 
 from tests.cluster.manifests import CLUSTER
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:

@@ -214,9 +214,10 @@ def test_a_last_call_long_past_still_lets_each_stage_settle() -> None:
     assert late.decisions == [], "nothing changes while the rate decays"
 
 
-@pytest.mark.parametrize("duration_steps", [2441, 1200])
-def test_every_last_call_comes_true_though_growth_warms_the_rate_up_anew(duration_steps: int) -> None:
+@pytest.mark.parametrize(("duration_steps", "dwell_steps"), [(2441, 200), (1200, 200), (2441, 700)])
+def test_every_last_call_comes_true_though_growth_warms_the_rate_up_anew(duration_steps: int, dwell_steps: int) -> None:
     overrides = ["pacing.depths=[1, 4]", "pacing.widths=[64, 128]", f"training.duration={duration_steps} steps"]
+    overrides.append(f"pacing.min_dwell_tokens={dwell_steps * BATCH_TOKENS}")
     policy = policy_of(from_tree({}, [*overrides, f"training.batch_tokens={BATCH_TOKENS}"]))
     begins = {0: 0}
 
@@ -227,6 +228,15 @@ def test_every_last_call_comes_true_though_growth_warms_the_rate_up_anew(duratio
 
     made = run(policy, [PowerLaw(5.0, 0.3, 0.0)], ar1(1, duration_steps, 0.0), edit=rewarmed)
     assert [d.change for d in made.decisions] == list(policy.plan.changes)
+
+
+def test_a_probe_loss_that_is_no_number_is_left_out() -> None:
+    """Weights may be ruined after the step whose loss was still finite; a curve with NaN in it would pass every test of its slope."""
+    policy = slope_policy(length_plan(1), signal="probe")
+    points = [dataclasses.replace(point(step), probe_loss=math.nan if step % 20 == 0 else 3.0) for step in range(1, 1001)]
+    state, checks = observe(policy, START, points)
+    assert all(math.isfinite(b.loss) for b in state.bins)
+    assert all(check.slope is None or math.isfinite(check.slope) for check in checks)
 
 
 def test_a_new_stage_forgets_the_curve() -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raystage.config import from_tree
-from raystage.pacing.schedule import filled_lengths, is_due, length_at, rising_shares
+from raystage.pacing.schedule import filled_lengths, is_due, rising_shares
 from raystage.pacing.stage import take
 from raystage.training.policy import plan_of
 
@@ -34,6 +34,11 @@ def table(rule: Rule, slack: Fraction = Fraction(0)) -> list[int]:
         # low + (high - low) (share / fraction)^(1 / degree) >= length, without the root
         begins[length] = math.ceil((Fraction(length - low, high - low) ** degree * fraction - slack) * duration)
     return [max(length for length, begin in begins.items() if begin <= number) for number in range(duration)]
+
+
+def length_at(progress: float, values: Sequence[int], shares: Sequence[float]) -> int:
+    """As the loop applies the changes that are due, one after the other."""
+    return values[sum(is_due(progress, share) for share in shares)]
 
 
 def as_built(rule: Rule) -> list[int]:

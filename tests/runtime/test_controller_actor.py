@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import ray
 from ray._private import state
 from ray.cluster_utils import Cluster
@@ -9,6 +10,8 @@ from ray.cluster_utils import Cluster
 from raystage.runtime.controller_actor import start_controller
 from raystage.training.policy import policy_of
 from tests.training.made_run import configure
+
+pytestmark = pytest.mark.long
 
 
 def test_the_controller_lives_beside_the_driver(tmp_path: Path) -> None:

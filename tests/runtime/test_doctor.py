@@ -179,6 +179,7 @@ def two_nodes() -> Iterator[RayCluster]:
     cluster.shutdown()
 
 
+@pytest.mark.long
 def test_two_nodes(two_nodes: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = cluster_config(two_nodes, tmp_path)
     monkeypatch.setattr(doctor_module, "_data", lambda config: True)
@@ -190,12 +191,14 @@ def test_two_nodes(two_nodes: RayCluster, tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_place_that_is_another_on_every_node(two_nodes: RayCluster) -> None:
     nodes = RayNodes(60.0)
     found = try_place(nodes, "memory://somewhere")
     assert set(found.unread) == {(reader, writer) for reader in nodes.names for writer in nodes.names if reader != writer}
 
 
+@pytest.mark.long
 def test_a_node_without_an_answer_is_no_hang(two_nodes: RayCluster) -> None:
     RayNodes(60.0).each(_sleep_on, "", named=True)  # their processes have imported this file now
     nodes = RayNodes(3.0)

@@ -25,6 +25,8 @@ from tests.faults import (
 )
 from tests.training.made_run import configure, losses, train_here
 
+pytestmark = pytest.mark.long
+
 STEPS = 500
 RUN = [
     f"training.duration={STEPS} steps",

@@ -22,6 +22,8 @@ from raystage.runtime.driver import prepare_corpus
 from raystage.runtime.ray_prepare import ClusterTasks
 from tests.data.made_text import SUFFIXES, made_documents, packed, write_jsonl
 
+pytestmark = pytest.mark.long
+
 N_TEXTS = 7
 
 

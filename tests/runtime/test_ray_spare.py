@@ -17,6 +17,8 @@ from raystage.runtime.controller_actor import Worker
 from raystage.runtime.hardware import Hardware
 from raystage.runtime.ray_spare import Spares, imports_first, warm_environment
 
+pytestmark = pytest.mark.long
+
 VARIABLE = ray_spare.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 
 

@@ -47,6 +47,7 @@ def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([*COMMAND, str(path), "--size", "tiny", *words], cwd=folder, text=True, stdout=-1, stderr=-2)
 
 
+@pytest.mark.long
 def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> None:
     home = StudyFolder(study)
     first = start(folder)
@@ -73,6 +74,7 @@ def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> Non
     check_page((report / "made-tiny.md").read_text(), json.loads((report / "made-tiny.json").read_text())["results"])
 
 
+@pytest.mark.long
 def test_what_another_study_has_trained_is_not_trained_again(folder: Path, study: Study) -> None:
     other = made_study(
         folder,
@@ -124,6 +126,7 @@ def check_page(page: str, results: list[dict[str, Any]]) -> None:
     assert "**wild**: 1 of 1 runs diverged." in page
 
 
+@pytest.mark.long
 def test_a_run_counts_when_its_mark_is_whole_and_all_was_measured(folder: Path, study: Study) -> None:
     home, run = StudyFolder(study), StudyRun("half", 1.0, 1)
     assert run in home.losses()
@@ -138,6 +141,7 @@ def test_texts_that_are_not_there_are_missed_before_anything_is_trained(folder: 
         run_study(made_study(folder, **CHANGES, zeroshot={"texts": ["nowhere"]}), print)
 
 
+@pytest.mark.long
 def test_the_runs_of_a_study_that_was_killed_end_too(folder: Path, study: Study) -> None:
     longer = {"tiny": {**SIZES["tiny"], "training.duration": "1000000 tokens"}}
     path = write_study(folder, **{**CHANGES, "name": "killed", "sizes": longer})

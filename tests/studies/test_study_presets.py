@@ -1,6 +1,7 @@
 """The studies of tune_configs/reproduce/: every arm at every size is a run that could be."""
 
 import pathlib
+import subprocess
 
 import pytest
 import yaml
@@ -44,5 +45,6 @@ def test_at_the_small_size_a_model_has_seen_forty_tokens_a_parameter_when_a_tabl
                 assert at * duration.amount >= 40 * parameters, (arm.name, before)
 
 
-def test_the_target_of_make_names_every_study() -> None:
-    assert "reproduce-%:" in (ROOT / "Makefile").read_text()
+def test_make_runs_the_study_that_its_target_names() -> None:
+    said = subprocess.run(["make", "--dry-run", "reproduce-growth"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "raystage reproduce tune_configs/reproduce/growth.yaml" in said.stdout

@@ -105,6 +105,7 @@ def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) 
     assert "not run yet" in answer(study, [nothing])
     tried = dataclasses.replace(nothing, trials={0.5: 3.25, 1.0: None})
     assert "its rates are being tried" in answer(study, [tried])
+    assert "diverged at all of the 2 rates that were tried" in answer(study, [dataclasses.replace(nothing, trials={0.5: None, 1.0: None})])
     assert "| depth | 3.2500 | diverged |" in page_of(study, Findings([tried], 1, ""), "")
     assert "2 of 2 runs diverged" in answer(study, [ArmResult("depth", "", False, None, False, 3, 2, 2)])
 

@@ -70,6 +70,13 @@ def test_rates_tried_over_a_share_of_the_budget_are_runs_of_their_own_but_for_th
     assert tried.name.startswith("depth_lr-x0.5_seed-1_share-0.25_")
 
 
+def test_short_trials_that_all_diverged_stand_for_no_seeds(tmp_path: Path) -> None:
+    study = made_study(tmp_path, trial_share=0.25)
+    losses: Losses = {StudyRun("depth", factor, 1, 0.25): None for factor in (0.5, 1.0)}
+    assert counted_runs(study, "depth", losses) == []
+    assert chosen_factor(study, "depth", losses) is None
+
+
 def test_a_single_rate_is_not_tried(tmp_path: Path) -> None:
     study = made_study(tmp_path, learning_rates=[1.0], trial_share=0.25)
     assert due_runs(study, {})[:2] == [run("static", 1.0), run("depth", 1.0)]

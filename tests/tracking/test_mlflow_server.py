@@ -21,6 +21,8 @@ from raystage.tracking.sink import SinkError
 from tests.made_run import made_records, write_lines, write_made_run
 from tests.tracking.mlflow_server import PASSWORD, USER, MlflowServer
 
+pytestmark = pytest.mark.long
+
 METRICS, DECISIONS = made_records()
 TRAIN = [record for record in METRICS if record["kind"] == "train"]
 

@@ -1,5 +1,6 @@
 """Decisions by hand: at a boundary, recorded, and repeated by a run that comes by them again."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from raystage.config import ConfigError
 from raystage.runtime.commands_file import CommandsFile, ask
 from raystage.tracking.records import RunRecords
+from raystage.training.by_hand import next_command
+from raystage.training.checkpoint import CheckpointStore
 from tests.training.made_run import assign, configure, losses, train_here
 
 # no slope ever passes
@@ -93,8 +96,6 @@ def test_another_runs_commands_are_not_this_runs(folder: Path) -> None:
 
 
 def test_a_run_that_dies_repeats_its_commands_at_their_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raystage.training.checkpoint import CheckpointStore
-
     alone = told(folder, "told-alone", [(2, "grow", "depth"), (5, "raise", None)])
     save = CheckpointStore.save
 
@@ -117,6 +118,36 @@ def test_a_run_that_dies_repeats_its_commands_at_their_steps(folder: Path, monke
     assert died
     assert of(again) == of(alone)
     assert losses(again) == losses(alone)
+
+
+def test_a_refusal_is_followed_by_a_checkpoint_as_every_decision_is(folder: Path) -> None:
+    records = told(folder, "refused", [(2, "raise", "batch")], [*BY_HAND, "checkpoint.keep_last=9"])
+    (refused,) = records.decisions
+    assert refused["outcome"] == "refused"
+    assert any((folder / "runs" / "refused" / "checkpoints").glob(f"{refused['effective_step'] - 1:08d}-*"))
+
+
+def test_a_command_waits_for_those_before_it(folder: Path) -> None:
+    """A run that went back to an earlier checkpoint comes by the steps of its commands again, in their order."""
+    config = configure(folder, ["name=in-order"])
+    commands = CommandsFile(assign(config).run_dir)
+    commands.add("pause", None)
+    commands.assign(1, 101)
+    commands.add("resume", None)
+    assert next_command(commands, set(), 50) is None
+    assert [next_command(commands, done, 100) for done in (set(), {1})] == [
+        dataclasses.replace(commands.all()[0], effective_step=101),
+        dataclasses.replace(commands.all()[1], effective_step=101),
+    ]
+
+
+def test_the_clock_of_a_checkpoint_is_that_of_its_moment(folder: Path) -> None:
+    config = configure(folder, ["name=between-boundaries", *BY_HAND])
+    records = train_here(config, asked=lambda step, position: "stop" if step >= 3 else None)
+    stored = CheckpointStore(folder / "runs" / "between-boundaries").latest_good()
+    assert stored is not None
+    assert stored.manifest.counters.step == 3, "between two boundaries"
+    assert stored.manifest.counters.elapsed_s >= records.train[-1]["time_s"]
 
 
 def test_wishes_that_make_no_sense_are_named(folder: Path) -> None:

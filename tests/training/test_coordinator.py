@@ -170,3 +170,9 @@ def test_a_changed_loss_changes_the_decisions() -> None:
     """The test above would pass on a controller that never listens."""
     flat = [dataclasses.replace(p, loss=3.0) for p in POINTS]
     assert drive(Coordinator(POLICY, State.at(POLICY.plan.untouched), ()), flat)[1][:1] != DECISIONS[:1]
+
+
+def test_a_decision_of_the_guard_outlives_a_change_and_no_rollback() -> None:
+    pending = Decision("rollback", (0,), 10, 21, "guard")
+    coordinator = Coordinator(POLICY, dataclasses.replace(State.at((0,)), pending=pending), ())
+    assert [coordinator.due(21, taken, n_rollbacks) for taken, n_rollbacks in (((0,), 0), ((1,), 0), ((0,), 1))] == [pending, pending, None]

@@ -147,6 +147,33 @@ def test_a_pause_by_hand_does_not_hold_the_guard(folder: Path, spoil: Callable[.
     assert records.train[-1]["held"]
 
 
+def test_a_scheduled_change_in_between_does_not_make_the_guard_forget(folder: Path, spoil: Callable[..., None]) -> None:
+    spoil(lambda call: 2.0 if 31 <= call <= 40 else 1.0)
+    table = ["pacing.rule=table", "pacing.lengths=[16, 32]", "pacing.at=[0.64]", "pacing.guard.action=rollback"]
+    records = train_here(configure(folder, ["name=change-between", *PLAIN, *table]))
+    made = [(d["kind"], d["trigger"], d["effective_step"]) for d in records.decisions]
+    assert made[:2] == [("raise_seq_len", "schedule", 40), ("rollback", "guard", 41)]
+    assert rollbacks(records)[0]["restored_step"] == 30
+    assert compare_run(folder / "runs" / "change-between").difference is None
+
+
+@pytest.mark.parametrize(("name", "factor"), [("spike", 2.0), ("ruin", float("nan"))])
+def test_what_is_said_by_hand_waits_for_a_rollback(folder: Path, spoil: Callable[..., None], name: str, factor: float) -> None:
+    """A spike from step 31 on is answered before step 41; weights ruined in step 37 are known when the hold is to be saved."""
+    spoil(lambda call: factor if (31 <= call <= 40 if name == "spike" else call == 37) else 1.0)
+    only_one = "checkpoint={keep_last: 1, keep_best: 0, every_steps: 10}"
+    config = configure(folder, [f"name=by-hand-{name}", *PLAIN, "pacing.guard.action=rollback", only_one])
+    commands, boundaries = CommandsFile(assign(config).run_dir), iter(range(1, 100))
+
+    def says_pause_after_step_35() -> bool:
+        if next(boundaries) == 7:
+            commands.add("pause", None)
+        return False
+
+    records = train_here(config, stop_requested=says_pause_after_step_35)
+    assert [(d["kind"], d["trigger"]) for d in records.decisions] == [("rollback", "guard"), ("hold", "manual")]
+
+
 def test_stability_is_logged(folder: Path) -> None:
     records = train_here(configure(folder, ["name=logged", *PLAIN]))
     moments = [r["second_moment"] for r in records.train if r["second_moment"] is not None]

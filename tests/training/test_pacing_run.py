@@ -1,6 +1,7 @@
 """Pacing in real runs: free choices, batches, rules for the length, the probe signal, recycling, the end by slope; accounts add up."""
 
 import math
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from raystage.config import Config
 from raystage.report.account import account_of
 from raystage.runtime.replay_run import compare_run
 from raystage.tracking.records import RunRecords
+from raystage.training.checkpoint import CheckpointStore
 from tests.training.made_run import configure, losses, train_here
 
 # short spans and a threshold that a short noisy stage passes; sizes as in made_run
@@ -126,6 +128,21 @@ def test_the_end_by_slope_leaves_the_decay_of_the_rate(folder: Path) -> None:
     assert ended == pytest.approx(2 * decided, abs=2)
     assert records.train[-1]["lr"] < 0.15 * records.train[decided - 1]["lr"]
     assert len(records.ends) == 1
+
+
+def test_a_stop_by_slope_is_made_once_by_a_run_that_dies_right_after_it(folder: Path) -> None:
+    overrides = ["training.duration=400 steps", "pacing.thresholds.stop=-3.0", "pacing.lengths=null", *FLAT]
+    overrides += ["training.schedule={kind: wsd, warmup_steps: 0, decay_fraction: 0.5}", "checkpoint={every_steps: 1000, keep_last: 9}"]
+    config = configure(folder, ["name=stop-dies", *SLOPE, *overrides])
+    whole = run(config)
+    (end,) = (folder / "runs" / "stop-dies" / "checkpoints").glob("*-end")
+    shutil.rmtree(end)
+    left = CheckpointStore(folder / "runs" / "stop-dies").latest_good()
+    assert left is not None
+    assert left.manifest.counters.step == whole.decisions[0]["effective_step"] - 1
+    again = run(config)
+    assert [(d["kind"], d["effective_step"]) for d in again.decisions] == [(d["kind"], d["effective_step"]) for d in whole.decisions]
+    assert losses(again) == losses(whole)
 
 
 def test_a_preflight_leaves_no_trace(folder: Path) -> None:

@@ -49,6 +49,12 @@ def test_short_runs_leave_more_time_for_a_growth_to_come_to_rest() -> None:
     assert hours == pytest.approx([0.8 * 0.9])
 
 
+def test_last_calls_leave_each_stage_as_long_as_it_has_to_last() -> None:
+    overrides = ["pacing.depths=[1, 2, 4]", "training.duration=5000 steps", "training.batch_tokens=1024"]
+    calls = policy_of(from_tree({}, [*overrides, "pacing.min_dwell_tokens=1024000"])).last_calls
+    assert calls == pytest.approx([0.8 - n * (1000 + 3 * 10) / 5000 for n in (1, 2)])
+
+
 def test_many_changes_share_the_time_before_the_decay() -> None:
     calls = last_calls(19, 0.8)
     assert calls == pytest.approx([0.8 * (1 - n / 20) for n in range(1, 20)])

@@ -25,6 +25,8 @@ from tests.gang import Gang, GangError, gang_of
 from tests.training.gang_run import assert_same_run, train, train_rank
 from tests.training.made_run import assign, configure, losses, train_here
 
+pytestmark = pytest.mark.long
+
 # 8 sequences a step over 2 and 3 ranks, 2 at a time: unequal numbers of micro-batches; rows of validation and probe alike
 BASE = ["training.micro_batch_tokens=64", "validation.rows=7", "pacing.signal=probe", "pacing.probe_tokens=160"]
 PLAN = [*BASE, "training.duration=50 steps", "pacing.check_every_steps=5", "checkpoint.every_steps=20", "checkpoint.keep_last=9"]

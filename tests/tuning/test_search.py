@@ -15,6 +15,8 @@ from raystage.tuning.search import keep_settings
 from raystage.tuning.trial_config import Trial
 from tests.tuning.made_search import made_search, write_search
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-c", "from raystage.cli import main; main()", "tune"]
 SPACE = {"training.optimizer.lr": [0.005, 0.02, 0.04], "pacing.lengths": [[16, 32]]}
 CRASHING = Trial.of((("training.optimizer.lr", "0.04"), ("pacing.lengths", "[16, 32]")), 0)
