@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/xla --ignore tests/cuda
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --ignore tests/xla --ignore tests/cuda
 XLA_VENV := .venv-xla
 AUDIT_VENV := .venv-audit
 XLA_STAMP := $(XLA_VENV)/.installed
@@ -23,10 +23,10 @@ quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two wo
 	$(BIN)/raystage train tune_configs/quickstart.yaml
 
 test: $(STAMP) ## the tests but the long ones (10 minutes on two cores)
-	$(PYTEST) -m "not long"
+	$(PYTEST) -n 3 -m "not long"
 
-test-long: $(STAMP) ## the long ones: runs on clusters that lose workers, nodes and servers, and go on (8 minutes)
-	$(PYTEST) -m long
+test-long: $(STAMP) ## the long ones: runs on clusters that lose workers, nodes and servers, and go on (7 minutes)
+	$(PYTEST) -n 2 -m long
 
 test-xla: $(XLA_STAMP) ## the tests of XLA devices, in an environment of its own (.venv-xla, 8 GB)
 	$(XLA_VENV)/bin/python -m pytest tests/xla

@@ -7,7 +7,7 @@ from raystage.devices import pick_device
 
 
 def test_xla_says_what_to_install_where_it_is_missing() -> None:
-    with pytest.raises(ValueError, match=r"runtime\.device=xla: torch_xla is not installed here; .*pip install 'raystage\[xla\]'"):
+    with pytest.raises(ValueError, match=r"runtime\.device=xla: torch_xla is not installed here; .*pip install '\.\[xla\]'"):
         pick_device("xla")
 
 

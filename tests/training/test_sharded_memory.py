@@ -17,6 +17,8 @@ from tests.gang import gang_of
 from tests.training.made_run import configure
 from tests.training.test_memory import SMALL, measured
 
+pytestmark = pytest.mark.long
+
 FSDP = ["training.strategy=fsdp"]
 STAGES: dict[str, tuple[int, int, Sequence[str]]] = {  # length, tokens at once
     "few tokens": (16, 16, []),  # parameters and gradients are the most of it
