@@ -22,7 +22,7 @@ install: $(STAMP) ## set up .venv with the pinned versions (PYTHON=python3.12 pi
 quickstart: $(STAMP) ## train a small GPT that paces and grows itself, on two workers
 	$(BIN)/raystage train tune_configs/quickstart.yaml
 
-test: $(STAMP) ## the tests but the long ones (10 minutes on two cores)
+test: $(STAMP) ## the tests but the long ones (9 minutes on two cores)
 	$(PYTEST) -n 3 -m "not long"
 
 test-long: $(STAMP) ## the long ones: runs on clusters that lose workers, nodes and servers, and go on (7 minutes)
