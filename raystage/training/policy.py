@@ -90,7 +90,13 @@ def policy_of(config: Config) -> Policy:
     )
 
 
-def _rest_share(config: Config, settle_tokens: int, min_dwell_tokens: int) -> float:
+def has_time_for_all(config: Config) -> bool:
+    """Whether all changes by slope can come before the rate decays, and stages last as they must; True where the duration does not tell."""
+    policy = policy_of(config)
+    return len(policy.last_calls) * _rest_share(config, policy.settle_tokens, policy.min_dwell_tokens) <= policy.decay_begins
+
+
+def _rest_share(config: Config, settle_tokens: float, min_dwell_tokens: float) -> float:
     """The share of the duration that a stage must have, where the duration tells.
 
     To come to rest from a growth (warmup anew, steady checks), or as long as it has to last; and the lag.

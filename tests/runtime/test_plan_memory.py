@@ -46,6 +46,12 @@ def test_it_is_said_what_was_counted(tmp_path: Path, overrides: list[str], words
     assert words in _printed(tmp_path, [*MEASURED, *overrides])
 
 
+def test_it_is_said_where_changes_do_not_fit_into_the_duration(tmp_path: Path) -> None:
+    by_slope = ["pacing.rule=slope", "pacing.at=null", "pacing.min_dwell_tokens=null"]
+    assert "some may never come; lengthen training.duration" in _printed(tmp_path, by_slope)
+    assert "never come" not in _printed(tmp_path, [*by_slope, "training.duration=9000 steps"])
+
+
 def test_a_memory_that_one_sequence_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"runtime.memory_gib=1e-05: the last stage takes .* with 32 tokens at a time; raise it"):
         plan_table(configure(tmp_path, ["training.micro_batch_tokens=null", "runtime.memory_gib=0.00001"]))

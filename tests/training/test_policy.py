@@ -5,7 +5,7 @@ import pytest
 from raystage.config import from_tree
 from raystage.pacing.schedule import last_calls
 from raystage.pacing.stage import Change, Shape
-from raystage.training.policy import plan_of, policy_of
+from raystage.training.policy import has_time_for_all, plan_of, policy_of
 from raystage.training.stage_model import peak_lr, spec_of, vocab_size_of
 
 PATHS = ["pacing.lengths=[64, 128, 256]", "pacing.depths=[1, 4]", "pacing.widths=[64, 128]"]
@@ -53,6 +53,14 @@ def test_last_calls_leave_each_stage_as_long_as_it_has_to_last() -> None:
     overrides = ["pacing.depths=[1, 2, 4]", "training.duration=5000 steps", "training.batch_tokens=1024"]
     calls = policy_of(from_tree({}, [*overrides, "pacing.min_dwell_tokens=1024000"])).last_calls
     assert calls == pytest.approx([0.8 - n * (1000 + 3 * 10) / 5000 for n in (1, 2)])
+
+
+def test_it_is_known_where_changes_do_not_fit_into_the_time_before_the_decay() -> None:
+    overrides = ["pacing.depths=[1, 2, 4, 8]", "model.n_layer=8", "training.duration=5000 steps", "training.batch_tokens=1024"]
+    dwells = {1300: True, 1310: False}  # three times these and 30 steps, of 4,000
+    for dwell_steps, fits in dwells.items():
+        assert has_time_for_all(from_tree({}, [*overrides, f"pacing.min_dwell_tokens={1024 * dwell_steps}"])) == fits
+    assert has_time_for_all(from_tree({}, [*overrides, "training.duration=1 hours"]))
 
 
 def test_many_changes_share_the_time_before_the_decay() -> None:
