@@ -100,10 +100,11 @@ def trials_table(study: Study, results: Sequence[ArmResult]) -> str:
     tried = [result for result in results if result.trials]
     if len(keys.learning_rates) == 1 or not tried:
         return ""
-    tries = f"rate, seed {keys.seeds[0]}" + (
-        f", {keys.trial_share:.0%} of the budget but for {keys.baseline}" if keys.trial_share < 1 else ""
-    )
-    heads = [tries, *(f"{study.base.training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates))]
+    over = f", {keys.trial_share:.0%} of the budget but for {keys.baseline}" if keys.trial_share < 1 else ""
+    heads = [
+        f"rate, seed {keys.seeds[0]}{over}",
+        *(f"{study.base.training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates)),
+    ]
     return _markdown(heads, [[result.name, *_tried(study, result)] for result in tried])
 
 

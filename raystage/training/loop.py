@@ -292,8 +292,8 @@ class Loop:
             self._note(by_hand)
             return None, True
         # unstable weights come first: what was said by hand comes at the next boundary
-        comes_first = due is not None and (due.trigger == "guard" or (by_hand is not None and by_hand.action == "refuse"))
-        return (due if by_hand is None or comes_first else by_hand), False
+        waits = by_hand is None or (due is not None and (due.trigger == "guard" or by_hand.action == "refuse"))
+        return (due if waits else by_hand), False
 
     def _share(self, orders: Orders) -> Orders:
         state = self._run.state

@@ -29,7 +29,7 @@ class RemoteCheckpoints:
     def all(self, passed_over: list[str] | None = None) -> list[Stored]:
         """The whole ones, oldest first, under the path that they have or would have here. Others are named in `passed_over`."""
         found, reasons = [], []
-        for name, files in self._listing().items():
+        for name, files in sorted(self._listing().items()):  # as in a folder here, the end comes after what else was saved at its step
             if MANIFEST_FILE not in files:
                 reasons.append(f"checkpoint {name} in {self._remote.uri} is passed over: its upload was cut short")
                 continue
