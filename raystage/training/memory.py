@@ -40,9 +40,9 @@ def peak_bytes(
     """
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, compile=False))
     with contextlib.ExitStack() as stack:
-        alone = Ranks()
-        ranks = stack.enter_context(fake_ranks(world_size)) if shards(config, Ranks(0, world_size)) else alone
-        how = None if ranks is alone else sharding_of(config, pick_device("cpu"), ranks)  # its mesh has numbers
+        is_sharded = shards(config, Ranks(0, world_size))
+        ranks = stack.enter_context(fake_ranks(world_size)) if is_sharded else Ranks()
+        how = sharding_of(config, pick_device("cpu"), ranks) if is_sharded else None  # before the next line: its mesh has numbers
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         live = stack.enter_context(LiveBytes())
         machinery = _machinery(config, spec, how, ranks, n_checkpointed, live)
