@@ -2,6 +2,7 @@
 # On a machine without a GPU, point PIP_EXTRA_INDEX_URL at the CPU index of PyTorch to install the small torch.
 
 PYTHON ?= python3
+SIZE ?= small
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -45,8 +46,8 @@ audit: $(STAMP) ## known vulnerabilities of the pinned packages, in an environme
 	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'; }
 	$(AUDIT_VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
-reproduce-%: $(STAMP) ## a study of tune_configs/reproduce/, like reproduce-growth (hours on two cores; goes on where it stopped)
-	$(BIN)/raystage reproduce tune_configs/reproduce/$*.yaml
+reproduce-%: $(STAMP) ## a study of tune_configs/reproduce/, like reproduce-growth SIZE=gpu (small: hours on two cores; goes on where it stopped)
+	$(BIN)/raystage reproduce tune_configs/reproduce/$*.yaml --size $(SIZE)
 
 bench: $(STAMP) ## the benchmarks of the CPU (20 minutes on two cores of one's own)
 	$(BIN)/python -m tests.bench

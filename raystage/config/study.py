@@ -23,7 +23,7 @@ _OWN_OF_RUNS = ("name", "seed", "storage", "storage_cache", "training.duration",
 _ALIKE = ("data", "model", "validation", "evaluation", "init_from", "runtime", "checkpoint", "tracking", "sample")  # in all arms
 _MOST_CHARACTERS = 40
 Factor = Annotated[float, Field(gt=0)]
-Column = Literal["worst_loss_ratio", "n_unstable", "largest_grad_norm", "largest_second_moment"]
+Column = Literal["perplexity", "worst_loss_ratio", "n_unstable", "largest_grad_norm", "largest_second_moment"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

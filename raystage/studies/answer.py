@@ -48,8 +48,8 @@ def _not_run(result: ArmResult) -> str:
 def _columns(base: ArmResult | None, result: ArmResult) -> list[str]:
     theirs = base.extra if base else {}
     return [
-        f"{COLUMN_WORDS[key]}: {plus_minus(spread, '.3g')}"
-        + (f" ({base.name}: {plus_minus(theirs[key], '.3g')})" if base and key in theirs else "")
+        f"{COLUMN_WORDS[key]}: {plus_minus(spread, '.4g')}"
+        + (f" ({base.name}: {plus_minus(theirs[key], '.4g')})" if base and key in theirs else "")
         for key, spread in result.extra.items()
     ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from raystage.config import ConfigError, dump
 from raystage.config.study import Study
 from raystage.studies.one_run import ENDED, STOPPED
-from raystage.studies.runs import StudyRun, due_runs, foreseen_runs
+from raystage.studies.runs import StudyRun, budget_of, due_runs, foreseen_runs
 from raystage.studies.study_folder import RUN_FILE, StudyFolder
 
 _POLL_S = 0.2
@@ -56,7 +56,7 @@ class _Pool:
     def __init__(self, folder: StudyFolder, say: Say) -> None:
         self._folder, self._study, self._say = folder, folder.study, say
         self._losses = folder.losses()
-        self._foreseen, self._done_before, self._begin_s = foreseen_runs(self._study), _work(self._losses), time.monotonic()
+        self._foreseen, self._done_before, self._begin_s = foreseen_runs(self._study), self._work(self._losses), time.monotonic()
         self._slots = set(range(slots_of(self._study)))
         self._is_stopping = False
         self.running: list[_Running] = []
@@ -95,9 +95,13 @@ class _Pool:
             return f"ended with code {code}: {self._folder.last_words(run)}; the same command tries it again"
         loss = self._losses[run]
         how = f"diverged: {self._folder.last_words(run)}" if loss is None else f"{loss:.4f}"
-        done = _work(self._losses)
-        hours = (time.monotonic() - self._begin_s) / 3600 * (_work(self._foreseen) - done) / (done - self._done_before)
+        done = self._work(self._losses)
+        hours = (time.monotonic() - self._begin_s) / 3600 * (self._work(self._foreseen) - done) / (done - self._done_before)
         return f"{how}; {len(self._losses)} runs of {len(self._foreseen)}, {hours:.1f} hours left at this pace"
+
+    def _work(self, runs: Iterable[StudyRun]) -> float:
+        """In percent of the base's budget."""
+        return sum(run.share * budget_of(self._study.arm(run.arm))[0] for run in runs)
 
     def _start(self, run: StudyRun, slot: int) -> _Running:
         folder, study = self._folder, self._study
@@ -114,11 +118,6 @@ class _Pool:
             # a session of its own: Ctrl-C in the terminal is passed on once, by `stop`
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)  # nosec B603
         return _Running(run, slot, process)
-
-
-def _work(runs: Iterable[StudyRun]) -> float:
-    """In runs of a whole budget."""
-    return sum(run.share for run in runs)
 
 
 def slots_of(study: Study) -> int:

@@ -11,6 +11,7 @@ from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs,
 from raystage.studies.spread import Spread, spread_of
 
 Runs = Mapping[StudyRun, Measured]
+_OF_THE_END = ("perplexity",)  # what a run that diverged before has none of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Against:
 
 @dataclasses.dataclass(frozen=True)
 class ArmResult:
-    """`n_ended` of `n_wanted` runs at its rate have ended, `n_diverged` of them badly: `extra` counts these too, the rest does not.
+    """`n_ended` of `n_wanted` runs at its rate have ended, `n_diverged` of them badly: `extra` counts these too (not for perplexity), the
+    rest does not.
 
     `share`, `time_share`: of the FLOPs and the seconds of the baseline of the same seed; `reached`, `reached_time`: the same at
     the first validation at or below the baseline's final loss, where all seeds come to it. `difference`: of the final validation loss,
@@ -89,7 +91,7 @@ def _result(study: Study, name: str, losses: Losses, measured: Runs) -> ArmResul
         n_ended=len(ended),
         n_diverged=len(ended) - len(good),
         trials={run.factor: losses[run] for run in trials_of(study, name) if run in losses and arm.keys.rate_of is None},
-        extra=_extra(study, [measured[run] for run in ended]),
+        extra=_extra(study, measured, ended, good),
     )
     if not good:
         return head
@@ -124,8 +126,9 @@ def _over(runs: Sequence[Measured], value: Callable[[Measured], float]) -> Sprea
     return Spread(tuple(value(run) for run in runs))
 
 
-def _extra(study: Study, ended: Sequence[Measured]) -> dict[str, Spread]:
-    values = {key: spread_of(getattr(run.digest.facts, key).value for run in ended) for key in study.keys.columns}
+def _extra(study: Study, measured: Runs, ended: Sequence[StudyRun], good: Sequence[StudyRun]) -> dict[str, Spread]:
+    counted = {key: good if key in _OF_THE_END else ended for key in study.keys.columns}
+    values = {key: spread_of(getattr(measured[run].digest.facts, key).value for run in runs) for key, runs in counted.items()}
     return {key: spread for key, spread in values.items() if spread}
 
 

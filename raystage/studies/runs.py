@@ -115,9 +115,15 @@ def digest_in(name: str) -> str:
     return name.rpartition("_")[2]
 
 
+def budget_of(arm: Arm) -> tuple[float, str]:
+    """In percent of the base's duration, and in which unit."""
+    percent, unit = arm.keys.budget.split("% ")
+    return float(percent), unit
+
+
 def duration_of(arm: Arm, base: Config) -> Duration:
     """An arm's budget as `training.duration` has it."""
-    share, unit = arm.keys.budget.split("% ")
+    percent, unit = budget_of(arm)
     whole, batch = parse_duration(base.training.duration), base.training.batch_tokens
     if unit == "flops":
         whole = in_flops(whole, base)
@@ -125,7 +131,7 @@ def duration_of(arm: Arm, base: Config) -> Duration:
         whole = Duration(whole.amount * batch, "tokens")
     elif unit == "steps" and whole.unit == "tokens":
         whole = Duration(math.ceil(whole.amount / batch), "steps")
-    return Duration(whole.amount * float(share) / 100, whole.unit)
+    return Duration(whole.amount * percent / 100, whole.unit)
 
 
 def _digest(config: Config) -> int:

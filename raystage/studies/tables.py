@@ -46,7 +46,7 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
         _with(result.difference, lambda spread: plus_minus(spread, "+.4f")),
         _reached(result),
         *(saved.get(level, "-") for level in levels),
-        *(_with(result.extra.get(key), lambda spread: plus_minus(spread, ".3g")) for key in study.keys.columns),
+        *(_with(result.extra.get(key), lambda spread: plus_minus(spread, ".4g")) for key in study.keys.columns),
         *(_with(result.zeroshot.get(figure), lambda spread: plus_minus(spread, ".4g")) for figure in zeroshot),
         result.changes or "-",
     ]

@@ -3,6 +3,7 @@
 from raystage.studies.spread import Spread
 
 COLUMN_WORDS = {
+    "perplexity": "validation perplexity",
     "worst_loss_ratio": "worst loss ratio",
     "n_unstable": "steps with a loss ratio above 1.2",
     "largest_grad_norm": "largest gradient norm",

@@ -1,6 +1,7 @@
 """A study for real: the command, runs in processes of their own, a stop, a kill, a failure, the page."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ ARMS: dict[str, Any] = {
     "wild": {"set": {"training.optimizer": {"kind": "sgd", "weight_decay": 1e30}, "pacing.guard.non_finite": "stop"}},
 }
 CHANGES: dict[str, Any] = {"learning_rates": [1.0], "seeds": [1], "sizes": SIZES, "arms": ARMS, "reference": ["half", "static"]}
+CHANGES["columns"] = ["perplexity", "n_unstable"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,9 @@ def check_page(page: str, results: list[dict[str, Any]]) -> None:
         else beside["saved"]["values"] == pytest.approx([savings[0]["spread"]["values"][0] - savings[1]["spread"]["values"][0]])
     )
     assert "; ends below (" in page or "; ends above (" in page
-    assert "**wild**: 1 of 1 runs diverged." in page
+    assert by_name["static"]["extra"]["perplexity"]["values"] == [pytest.approx(math.exp(by_name["static"]["loss"]["values"][0]))]
+    assert list(by_name["wild"]["extra"]) == ["n_unstable"]  # a run that diverged has no final perplexity
+    assert "**wild**: 1 of 1 runs diverged; steps with a loss ratio above 1.2: " in page
 
 
 @pytest.mark.long

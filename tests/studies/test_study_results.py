@@ -88,7 +88,7 @@ def test_a_baseline_that_diverged_is_said_and_hides_no_figure_of_the_others(stud
     lines = answer(study, [base, other]).splitlines()
     assert lines[0] == "- **static**: 2 of 2 runs diverged."
     assert "no run of static that ended well" in lines[1]
-    assert "steps with a loss ratio above 1.2: 4 ± 1.41 (static: 41 ± 1.41)" in lines[1]
+    assert "steps with a loss ratio above 1.2: 4 ± 1.414 (static: 41 ± 1.414)" in lines[1]
 
 
 def test_an_arm_beside_another_one(study: Study) -> None:
