@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,12 @@ EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local
 ProfileOption = Annotated[bool, typer.Option("--profile", help="where the time of a few steps of each stage goes: RUN/profile")]
 
 _PROFILED_STEPS = 3
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write, or change its permissions"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space: the same command goes on"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "a folder and a file are mixed up: name another place"),
+    errno.ENAMETOOLONG: "name a shorter one",
+}
 
 _terminal = rich.console.Console(highlight=False)
 
@@ -60,9 +67,9 @@ def main() -> None:
     except ConfigError as error:
         _fail(str(error), 2)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno not in _REMEDIES:
             raise
-        _fail(f"{shortened(str(error.filename))}: no file has so long a name", 2)
+        _fail(f"{shortened(str(error.filename or 'a file'))}: {os.strerror(error.errno).lower()}; {_REMEDIES[error.errno]}", 2)
 
 
 app.command(epilog=study_command.KEYS)(study_command.reproduce)
@@ -153,15 +160,15 @@ def export(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Write a checkpoint of RUN as a Hugging Face folder that AutoModelForCausalLM loads."""
-    from raystage.runtime.export import choose_checkpoint, corpus_of_run
     from raystage.runtime.export import export as write
-    from raystage.runtime.view import view_checkpoint
+    from raystage.runtime.model_source import find_model
     from raystage.tracking.progress_bars import progress_bars
 
     with progress_bars(_terminal) as progress:
-        folder = view_checkpoint(run, checkpoint, progress)
-    stored = choose_checkpoint(folder, checkpoint)
-    _say(f"model: {write(stored, corpus_of_run(folder), target)} ({stored.folder.name})")
+        found = find_model(run, checkpoint, progress)
+    if found.stored is None:
+        raise ConfigError(f"{run}: is a Hugging Face folder already; give a run")
+    _say(f"model: {write(found.stored, found.tokenizer(), target)} ({found.name})")
 
 
 @app.command(epilog=key_list(Grow))

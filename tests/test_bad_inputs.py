@@ -385,3 +385,13 @@ def test_curves(place: Path, name: str) -> None:
 def test_places(place: Path, where: str, command: str) -> None:
     what = {"export": ["out"], "grow": ["out", "growth.width=2"]}.get(command, [])
     refused(place, command, where, *what)
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_folder_that_is_a_file(place: Path, command: str) -> None:
+    (place / "file").write_text("")
+    if command == "train":
+        refused(place, "train", "good.yaml", "storage=file/runs", "--engine", "local")
+    else:
+        (place / "s.yaml").write_text("name: s\nbase: good.yaml\noverrides: {storage: file/runs}\nspace: {training.optimizer.lr: [0.01]}\n")
+        refused(place, "tune", "s.yaml")

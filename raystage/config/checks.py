@@ -167,6 +167,8 @@ def _n_joint(config: Config) -> int:
 
 
 def _check_init(config: Config) -> None:
+    if "://" in (config.init_from.path or ""):
+        raise ConfigError(f"init_from.path={config.init_from.path}: takes a path; 'raystage export' brings the model of a run at a URI")
     if config.init_from.what == "state" and config.init_from.path is None:
         raise ConfigError("init_from.what=state: needs init_from.path")
 

@@ -19,6 +19,7 @@ class Source:
     path: str | None = Field(default=None, description="file, glob (plain, .gz, .xz, .zst) or local dataset folder")
     name: str | None = Field(default=None, description="hub name of a dataset, instead of path")
     subset: str | None = Field(default=None, description="configuration of the dataset on the hub")
+    revision: str | None = Field(default=None, description="branch, tag or commit of the dataset on the hub; null: its newest")
     split: str = Field(default="train", description="split of the dataset")
     text_key: str = Field(default="text", description="field that holds the text (jsonl, dataset)")
     streaming: bool = Field(default=False, description="read a hub dataset as a stream instead of downloading it whole")
@@ -48,7 +49,7 @@ class Data:
     validation_fraction: Fraction = Field(default=0.01, description="share of documents held out when there are no validation_sources")
     tokenizer: Tokenizer = Field(default=Tokenizer(), description="how text becomes tokens")
     attend_across_documents: bool = Field(default=True, description="false: attention stops at document borders inside a packed row")
-    processes: int = Field(default=0, ge=0, description="[processes] that tokenize; 0: one a core")
+    processes: int = Field(default=0, ge=0, description="[threads] that tokenize in the driver; 0: one a core. Not of a cluster's tasks")
     cache_dir: str = Field(
         default=".raystage/data", min_length=1, description="folder of prepared corpora, keyed by content; or a URI, like s3://bucket/data"
     )

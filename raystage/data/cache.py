@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raystage.config import ConfigError
 from raystage.data.durable import sync_to_disk
+from raystage.storage.faults import StorageError
 
 PREFIX = ".building"
 
@@ -30,6 +31,10 @@ def building(folder: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
         sync_to_disk(temporary)
         _publish(temporary, folder, is_whole)
         sync_to_disk(folder.parent)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -47,8 +52,14 @@ def _temporary_folder(cache: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError(f"data.cache_dir={cache}: cannot be written ({error.strerror}); name another folder") from None
+        raise _unwritable(cache, error) from None
     return folder
+
+
+def _unwritable(cache: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{cache}: cannot be written ({error.strerror}); make room there, or name another folder (data.cache_dir, data.node_cache_dir)"
+    )
 
 
 def _publish(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:

@@ -1,6 +1,7 @@
 """A prepared corpus on disk: two token streams, the tokenizer and the facts about them."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 TRAIN, VALIDATION, TOKENIZER, FACTS = "train.bin", "validation.bin", "tokenizer.json", "corpus.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ class Corpus:
             eos_token=self.eot_token,
             clean_up_tokenization_spaces=False,
         )
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes the same as AutoTokenizer reads it, without the seconds that transformers takes to load."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.folder / TOKENIZER, folder / TOKENIZER)
+        marks = {"bos_token": self.eot_token, "eos_token": self.eot_token}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **marks}
+        (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def _stream(self, name: str) -> np.ndarray:
         return np.memmap(self.folder / name, dtype=token_dtype(self.vocab_size), mode="r")

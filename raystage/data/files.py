@@ -25,6 +25,13 @@ def ignore_bytes(n_bytes: int) -> None:
 def matching_files(pattern: str) -> list[Path]:
     """The files that a path or glob (`**` too) names, sorted. Raises ConfigError where there is none."""
     expanded = Path(pattern).expanduser()
+    try:
+        return _matching(pattern, expanded)
+    except OSError as error:
+        raise _unreadable(expanded, error) from None
+
+
+def _matching(pattern: str, expanded: Path) -> list[Path]:
     if expanded.is_dir():
         raise ConfigError(f"{pattern}: is a folder; name files in it, like {pattern.rstrip('/')}/*.jsonl")
     if expanded.exists():

@@ -20,7 +20,9 @@ def dataset_documents(source: Source, on_bytes: OnBytes) -> Iterator[str]:
     with _one_line_errors(source):
         dataset = _load(source)
         columns = dataset.column_names
-        if columns is not None and source.text_key not in columns:
+        if columns is None:  # of a stream they are known from its first row on
+            columns = list(next(iter(dataset), {source.text_key: None}))
+        if source.text_key not in columns:
             raise ConfigError(
                 f"{_name(source)}: no column {source.text_key!r}, it has {', '.join(map(repr, columns))}; set text_key of the source"
             )
@@ -40,15 +42,19 @@ def dataset_fingerprint(source: Source) -> str:
     """Changes when the dataset does: the library's own fingerprint; for a stream, the hash of its revision and files."""
     with _one_line_errors(source):
         if source.streaming and not _is_saved(source):
-            builder = _datasets().load_dataset_builder(source.path or source.name, source.subset)
-            return f"{builder.hash} {source.split}"
+            datasets = _datasets()
+            builder = datasets.load_dataset_builder(source.path or source.name, source.subset, revision=source.revision)
+            # its hash is that of the whole repository, whichever subset is read; and of patterns alone where a README lists these
+            files = datasets.fingerprint.Hasher.hash(builder.config.data_files)
+            return f"{builder.hash} {builder.config_id} {files} {source.split}"
         return str(_load(source)._fingerprint)
 
 
 def _load(source: Source) -> Any:
     datasets = _datasets()
     if not _is_saved(source):
-        return datasets.load_dataset(source.path or source.name, source.subset, split=source.split, streaming=source.streaming)
+        place = source.path or source.name
+        return datasets.load_dataset(place, source.subset, split=source.split, streaming=source.streaming, revision=source.revision)
     saved = datasets.load_from_disk(source.path)
     if not isinstance(saved, datasets.DatasetDict):
         return saved

@@ -21,18 +21,30 @@ _PATIENCE_S = 600.0
 
 
 def prepare(
-    data: Data, progress: Progress | None = None, patience: Patience | None = None, encode_files: EncodeFiles | None = None
+    data: Data,
+    progress: Progress | None = None,
+    patience: Patience | None = None,
+    encode_files: EncodeFiles | None = None,
+    trained_on: str | None = None,
 ) -> Corpus:
     """The corpus of `data` in `data.cache_dir`, built if it is not there yet (or is damaged), else verified and returned.
 
     Where that is a URI, the corpus is built or downloaded in `data.node_cache_dir` and lies in both when this returns; `patience`:
     with the store. `progress(label, done, total)` hears of every piece read, in bytes. `encode_files`: what makes tokens of sources of
-    several files; None: this process. Raises ConfigError for a source, tokenizer or cache that cannot be read, or gives no training or
-    no validation text; StorageError where the store is away for too long.
+    several files; None: this process. `trained_on`: digest of the corpus that a run has, taken as it lies there, whatever its sources are
+    by now. Raises ConfigError for a source, tokenizer or cache that cannot be read, or gives no training or
+    no validation text, or another corpus than `trained_on`; StorageError where the store is away for too long.
     """
+    patience = patience or Patience(_PATIENCE_S)
+    if trained_on is not None and (corpus := _prepared(data, trained_on[:FOLDER_DIGITS], patience)):
+        return corpus
     tokenizer, digest = _tokenizer_and_digest(data)
-    name = digest[:FOLDER_DIGITS]
-    is_elsewhere, patience = is_uri(data.cache_dir), patience or Patience(_PATIENCE_S)
+    if trained_on not in (None, digest):
+        raise ConfigError(
+            f"{data.cache_dir}/{trained_on[:FOLDER_DIGITS]}: the corpus that the run was trained on is gone, and its sources give another "
+            "one; bring either back, or start a new run from its weights (init_from.what=weights)"
+        )
+    name, is_elsewhere = digest[:FOLDER_DIGITS], is_uri(data.cache_dir)
     folder = _folder(data, name)
     remove_leftovers(folder.parent)
     if is_elsewhere:
@@ -46,6 +58,14 @@ def prepare(
     return Corpus.load(folder)
 
 
+def gives(data: Data, digest: str) -> bool:
+    """Whether the sources, as they are, are those of this corpus; not where they cannot be read."""
+    try:
+        return _tokenizer_and_digest(data)[1] == digest
+    except ConfigError:
+        return False
+
+
 def is_prepared(data: Data, patience: Patience) -> bool:
     """Whether the corpus lies on this machine, or at data.cache_dir, already.
 
@@ -53,6 +73,14 @@ def is_prepared(data: Data, patience: Patience) -> bool:
     """
     name = _tokenizer_and_digest(data)[1][:FOLDER_DIGITS]
     return (_folder(data, name) / FACTS).is_file() or (is_uri(data.cache_dir) and is_stored(data, name, patience))
+
+
+def _prepared(data: Data, name: str, patience: Patience) -> Corpus | None:
+    """The corpus of this name, checked, without a look at sources."""
+    if is_uri(data.cache_dir):
+        return fetch_corpus(data, name, patience)
+    folder = _folder(data, name)
+    return Corpus.load(folder) if _is_whole(folder) else None
 
 
 def _tokenizer_and_digest(data: Data) -> tuple[TextTokenizer | None, str]:

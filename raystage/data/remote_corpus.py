@@ -5,7 +5,7 @@ from pathlib import Path
 
 from raystage.config import ConfigError
 from raystage.config.schema import Data
-from raystage.data.cache import building
+from raystage.data.cache import building, remove_leftovers
 from raystage.data.corpus import FACTS, Corpus
 from raystage.storage.one_at_a_time import one_at_a_time
 from raystage.storage.patience import Patience
@@ -32,6 +32,7 @@ def fetch_corpus(data: Data, name: str, patience: Patience) -> Corpus | None:
         files = remote.names()
         if FACTS not in files:
             return None
+        remove_leftovers(folder.parent)
         for tries_left in reversed(range(_TRIES)):
             try:
                 _download(remote, files, folder)

@@ -31,8 +31,8 @@ class Cuda(Eager):
         torch.set_num_threads(threads)
         torch.cuda.set_device(self.torch_device)
         torch.set_float32_matmul_precision("high")
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        # cuBLAS reads it once, when it is first used; a deterministic run in this process may come later
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic)
 
     def random_state_kept(self) -> contextlib.AbstractContextManager[object]:
@@ -54,7 +54,7 @@ class Cuda(Eager):
         return data_parallel(module, reduce_precision, [self.torch_device.index])
 
     def place(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.torch_device, non_blocking=True)
+        return tensor.pin_memory().to(self.torch_device, non_blocking=True)  # what is not pinned waits for the stream
 
     def whole(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.torch_device)

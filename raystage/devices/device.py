@@ -139,5 +139,7 @@ def pick_device(name: Literal["auto", "cpu", "cuda", "xla"], local_rank: int = 0
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return Cpu()
     if not torch.cuda.is_available():
-        raise ValueError("runtime.device=cuda: torch sees no CUDA device here; use cpu or auto, or mend the driver")
+        raise ValueError(
+            "runtime.device=cuda: torch sees no CUDA device here; install its CUDA build, mend the driver, or use runtime.device=cpu"
+        )
     return Cuda(local_rank)

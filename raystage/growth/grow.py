@@ -132,12 +132,13 @@ class Growth:
         maps = self._maps(parameter)
         if layer.is_new and self.method.new_layers == "identity" and parameter.output_projection:
             return value.new_zeros([m.new_size for m in maps])
+        dtype = value.dtype
+        value = value.to(torch.promote_types(dtype, torch.float32))  # half precision would round the noise's two halves apart
         if self._grows_positions(parameter):
             value = grow_positions(value, self.after.context_length, self.method.positions)
-        # half precision would round the noise's two halves apart
-        grown = grow_value(value.to(torch.promote_types(value.dtype, torch.float32)), maps)
-        add_cancelling_noise(grown, parameter, maps, self.method.noise_scale, seed_of(self.method.seed, name))
-        return grown.to(value.dtype)
+        grown = grow_value(value, maps)
+        add_cancelling_noise(grown, parameter, maps, self.method.noise_for(dtype), seed_of(self.method.seed, name))
+        return grown.to(dtype)
 
     def state(self, name: str, state: Tensor, meaning: Meaning) -> Tensor:
         """One tensor of the grown parameter's optimizer state from the old one's."""

@@ -48,7 +48,7 @@ def grow_model(
     states = [{} if reset_optimizer else _states_of(named, old) for old in optimizers]
     if not is_sharded(parameters):
         values = grow_parameters(growth, parameters)
-        grown: Any = build_with(growth.config, family, values)
+        grown: Any = build_with(growth.config, family, values).to(model.device)  # rotary frequencies are made on the CPU
         grown_states = [grow_states(growth, parameters, state, type(old).__name__) for old, state in zip(optimizers, states, strict=True)]
     else:
         if shard is None:

@@ -27,7 +27,8 @@ def scale(axes: Axes, panel: Panel, shown: Sequence[tuple[int, str, Series]]) ->
     else:
         _scale_from_zero(axes, everything, panel.y.kind == "share")
     low, high = axes.get_ylim()
-    scale_x(axes, panel.x, [series.at[panel.x.key][(low <= series.y) & (series.y <= high)] for _, _, series in shown])
+    inside = [series.at[panel.x.key][(low <= series.y) & (series.y <= high)] for _, _, series in shown]
+    scale_x(axes, panel.x, inside if any(len(xs) for xs in inside) else [series.at[panel.x.key] for _, _, series in shown])
     axes.set_autoscale_on(False)
 
 

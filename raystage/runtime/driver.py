@@ -12,14 +12,14 @@ from raystage.config import Config, ConfigError, to_tree
 from raystage.config.duration import parse_duration
 from raystage.data.corpus import Corpus
 from raystage.data.encoding import EncodeFiles
-from raystage.data.prepare import prepare
+from raystage.data.prepare import gives, prepare
 from raystage.data.progress import Progress
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.driver_storage import DriverStorage
 from raystage.runtime.engine import Engine, EngineError
 from raystage.runtime.job_package import check_place_in_package, check_places_of_nodes
 from raystage.runtime.origin import origin_of
-from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.run_folder import TOKENIZER_FOLDER, RunFolder
 from raystage.runtime.wrap_up import Products, wrap_up
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
@@ -58,12 +58,14 @@ class Part:
     sinks: Sequence[Sink]
 
 
-def prepare_corpus(config: Config, progress: Progress, say: Callable[[str], None], patience: Patience | None = None) -> Corpus:
-    """The corpus, checked against the model. Raises ConfigError, first of all for places that others of the cluster would not see or that
-    would end with a job; EngineError where its store is away for too long."""
+def prepare_corpus(
+    config: Config, progress: Progress, say: Callable[[str], None], patience: Patience | None = None, trained_on: str | None = None
+) -> Corpus:
+    """The corpus, checked against the model; `trained_on`: digest of the one that the run has. Raises ConfigError, first of all for places
+    that others of the cluster would not see or that would end with a job; EngineError where its store is away for too long."""
     check_place_in_package(config, Path.cwd())
     try:
-        corpus = prepare(config.data, progress, patience, _cluster_tasks(config, say))
+        corpus = prepare(config.data, progress, patience, _cluster_tasks(config, say), trained_on)
     except StorageError as error:
         raise EngineError(str(error)) from error
     try:
@@ -72,6 +74,8 @@ def prepare_corpus(config: Config, progress: Progress, say: Callable[[str], None
         raise ConfigError(str(error)) from None
     for rows in (corpus.train_rows, corpus.validation_rows):
         rows(config.model.context_length)
+    if trained_on is not None and not gives(config.data, trained_on):
+        say(f"the text has changed since the run began, or is gone: it goes on with what it has in {corpus.folder}")
     return corpus
 
 
@@ -109,15 +113,16 @@ def _train_in_storage(
     patience: Patience,
     part: Part | None,
 ) -> Outcome:
-    corpus = prepare_corpus(config, progress, say, patience)
+    folder = RunFolder.of(config)
+    elsewhere = DriverStorage(config, folder, patience, say, progress)
+    elsewhere.check_writable()
+    corpus = prepare_corpus(config, progress, say, patience, elsewhere.corpus_digest())
     if config.init_from.path is not None:
         try:
             read_headers(find_checkpoint(Path(config.init_from.path).expanduser()))
         except ValueError as error:
             raise ConfigError(f"init_from.path: {error}") from None
     _check_texts(config)
-    folder = RunFolder.of(config)
-    elsewhere = DriverStorage(config, folder, patience, say, progress)
     with folder.locked():
         elsewhere.take_up()
         for change in folder.accept(config):
@@ -162,9 +167,10 @@ def _train(
     """Everything that follows the run, around the engine; without one the run is complete, and its records may wait."""
     tags = part.tags if part else {}
     write_provenance(folder.path, *origin_of(config, corpus))
+    corpus.save_tokenizer(folder.path / TOKENIZER_FOLDER)
     mlflow = MlflowSink.open(folder.path, config.tracking, to_tree(config), config.name, tags=tags) if config.tracking.mlflow else None
     elsewhere.push_configuration()  # with the name of its MLflow run, for whoever goes on after this driver
-    console = Console(Goal.of(config), config.name)
+    console = Console(Goal.of(config), config.name, after_attempt=elsewhere.last_attempt())
     shown: Sequence[Sink] = part.sinks if part else [console] if make_engine else []
     sinks: list[Sink] = [*shown, *([mlflow] if mlflow else [])]
     follower = Follower(folder.path, sinks)

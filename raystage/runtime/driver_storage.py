@@ -15,6 +15,7 @@ from raystage.runtime.remote_run import OF_DRIVER, RemoteRun
 from raystage.runtime.run_folder import RunFolder
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
+from raystage.tracking.mlflow_mark import MARK_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
 from raystage.training.checkpoint import CheckpointError, CheckpointStore
 from raystage.training.remote_checkpoints import bring_newest
@@ -29,11 +30,24 @@ class DriverStorage:
         if self._run is not None and config.storage.startswith("memory://") and config.runtime.engine == "ray":
             raise ConfigError(f"storage={config.storage}: memory is of one process alone; use runtime.engine=local, or another storage")
 
-    def take_up(self) -> None:
-        """The run's records as the latest attempt left them, wherever that was. Raises ConfigError where storage cannot be written."""
+    def check_writable(self) -> None:
+        """Raises ConfigError where storage cannot be written."""
         if self._run is not None:
             self._run.remote.check_writable("storage", ".writable")
+
+    def take_up(self) -> None:
+        """The run's records as the latest attempt left them, wherever that was."""
+        if self._run is not None:
             self._run.take_up()
+
+    def last_attempt(self) -> int:
+        """The number of the run's latest attempt, here or elsewhere; 0 before the first."""
+        return max(self._folder.attempt(), self._run.claimed() if self._run is not None else 0)
+
+    def corpus_digest(self) -> str | None:
+        """Of the corpus that the run has been trained on; None before its first checkpoint."""
+        known = CheckpointStore(self._folder.path).all() or (self._run.checkpoints.all() if self._run is not None else [])
+        return known[-1].manifest.corpus_digest if known else None
 
     def is_finished(self) -> bool:
         """Whether the newest checkpoint there is at the run's end; if so it is brought here."""
@@ -97,7 +111,10 @@ class DriverStorage:
 
 
 class _RecordsFollower(threading.Thread):
-    """Looks every few seconds whether rank 0 works elsewhere; a store that is away is asked again later."""
+    """Every few seconds: the records of a rank 0 elsewhere to here, the mark of what MLflow has to there.
+
+    A store that is away is asked again later.
+    """
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         super().__init__(name="follow-storage", daemon=True)
@@ -119,3 +136,4 @@ class _RecordsFollower(threading.Thread):
         with contextlib.suppress(StorageError):
             if not self._run.works_here():
                 self._run.fetch((METRICS_FILE, DECISIONS_FILE))
+            self._run.push((MARK_FILE,))  # what MLflow has: another driver would send it again

@@ -24,7 +24,6 @@ from raystage.evaluation.lambada import lambada
 from raystage.evaluation.language_model import LanguageModel
 from raystage.evaluation.perplexity import exp, perplexity, text_tokens
 from raystage.evaluation.scoring import OnTokens
-from raystage.runtime.export import corpus_of_run
 from raystage.runtime.model_source import ModelSource, find_model, pick
 from raystage.tracking.records import without_non_finite
 
@@ -159,8 +158,7 @@ class _Measurer:
         return self._result("lambada", path.stem, began_s, {**_file_facts(path), **measured})
 
     def validation(self) -> Tree:
-        assert self.found.run is not None, "its configuration has been read"
-        config, corpus = self.found.config(), corpus_of_run(self.found.run)
+        config, corpus = self.found.config(), self.found.corpus()
         eot_id = None if config.data.attend_across_documents else corpus.eot_id
         facts = {"corpus_digest": corpus.digest}
         return self._by_position("validation", corpus.validation_rows(self.context), config.validation.rows, eot_id, "validation", facts)

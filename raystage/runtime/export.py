@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
@@ -9,9 +10,13 @@ from raystage.config import ConfigError, load
 from raystage.config.names import shortened
 from raystage.data.corpus import Corpus
 from raystage.data.prepare import prepare
+from raystage.storage.faults import StorageError
 from raystage.training.checkpoint import CheckpointStore, Stored
 from raystage.training.tensor_pieces import read_tensors
 from raystage.training.weight_files import MODEL_FILE, read_headers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _WRITTEN = {
     MODEL_FILE,
@@ -23,7 +28,7 @@ _WRITTEN = {
 }
 
 
-def export(stored: Stored, corpus: Corpus, target: Path) -> Path:
+def export(stored: Stored, tokenizer: "PreTrainedTokenizerFast", target: Path) -> Path:
     """Writes the folder whole or not at all, replacing what an earlier export left there. Raises ConfigError."""
     target = target.expanduser().absolute()
     if target.exists() and not _is_export(target):
@@ -37,7 +42,7 @@ def export(stored: Stored, corpus: Corpus, target: Path) -> Path:
     if not (partial / MODEL_FILE).is_file():
         headers = read_headers(stored.folder)
         save_file(read_tensors(headers, headers), partial / MODEL_FILE, metadata={"format": "pt"})
-    corpus.tokenizer().save_pretrained(str(partial))
+    tokenizer.save_pretrained(str(partial))
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
         target.rename(replaced)
@@ -65,8 +70,14 @@ def choose_checkpoint(run_dir: Path, name: str | None) -> Stored:
     return found[name]
 
 
-def corpus_of_run(run: Path) -> Corpus:
-    """The corpus of a run's configuration, prepared anew where it is gone. Raises ConfigError."""
+def corpus_of_run(run: Path, digest: str) -> Corpus:
+    """The corpus of this digest, as a manifest of the run has it; prepared anew where it is gone.
+
+    Raises ConfigError, also where its sources give another one by now.
+    """
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run}: no run folder (it has no config.yaml); 'raystage runs' lists runs")
-    return prepare(load(run / "config.yaml").data)
+    try:
+        return prepare(load(run / "config.yaml").data, trained_on=digest)
+    except StorageError as error:
+        raise ConfigError(str(error)) from None

@@ -20,8 +20,6 @@ from raystage.runtime.grow_manifest import duration_of
 from raystage.runtime.grow_source import Source, open_source
 from raystage.training.stage_model import method_from
 
-_FLOAT32_BYTES = 4
-
 
 @dataclasses.dataclass(frozen=True)
 class GrowthPlan:
@@ -56,7 +54,8 @@ def plan_growth(source_path: Path, destination: Path, target: Target, verify: bo
         source = open_source(source_path.expanduser(), target.optimizer == "keep", verify)
         after = _sizes(source.spec, target)
         dtype = _dtype(source, target)
-        method = dataclasses.replace(method_from(target, target.seed, dtype.itemsize < _FLOAT32_BYTES), positions=target.positions)
+        usual = method_from(target, target.seed)
+        method = dataclasses.replace(usual, noise_scale=usual.noise_for(dtype), positions=target.positions)
         # rows are cut to the context, so a data position means nothing at another one
         keeps_state = source.manifest is not None and after.context_length == source.spec.context_length
         growth = Growth(source.spec, after, method, source.config)

@@ -17,7 +17,7 @@ CONFIG_NAME, SEARCH_NAME = "config.yaml", "search.yaml"
 _UNPACKED = "working_dir_files"  # in the path of every job's package, whatever it came from
 _MOST_BYTES = 200_000_000  # a head node holds packages in memory
 _ENDS = "a job's working folder ends with the job"
-_REMEDY = "give a folder that all nodes share, or a URI like s3://bucket/runs"
+_SHARED = "give a folder that all nodes share"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,13 @@ def package_of(
     `excludes`: patterns of files that are left out, of the run too; `has_secrets`: the job has a file on the nodes, which may name the
     MLflow store. Raises ConfigError for what would be lost with the job, and for more than fits.
     """
-    _check_folders(config, _ENDS)
+    _check_folders(config, _ENDS, search is not None)
+    if search is not None and is_uri(config.storage):
+        raise ConfigError(f"storage={config.storage}: trials of a search lie in a folder that all nodes share; give a path")
     if config.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or not has_secrets:
         _check_store(config)
     if config.init_from.path is not None and not _is_absolute(config.init_from.path):
-        raise ConfigError(f"init_from.path={config.init_from.path}: is relative, and weights are not taken along; {_REMEDY}")
+        raise ConfigError(f"init_from.path={config.init_from.path}: is relative, and weights are not taken along; {_SHARED}")
     named = dict(_inputs(config))
     left_out = tuple(name for name in named if any(fnmatch.fnmatch(name, pattern) for pattern in excludes))
     files = {name: path for name, path in named.items() if name not in left_out}
@@ -89,10 +91,11 @@ def check_places_of_nodes(config: Config, hosts: Collection[str]) -> None:
         _check_folders(config, f"the cluster has {len(hosts)} machines ({', '.join(sorted(hosts)[:3])}{', ...' * (len(hosts) > 3)})")
 
 
-def _check_folders(config: Config, why: str) -> None:
+def _check_folders(config: Config, why: str, is_search: bool = False) -> None:
     for key, place in (("storage", config.storage), ("data.cache_dir", config.data.cache_dir)):
         if not _is_absolute(place):
-            raise ConfigError(f"{key}={place}: is relative, and {why}; {_REMEDY}")
+            takes_uri = key != "storage" or not (is_search or config.training.strategy == "fsdp" or config.evaluation.beside_training)
+            raise ConfigError(f"{key}={place}: is relative, and {why}; {_SHARED}{', or a URI like s3://bucket/runs' * takes_uri}")
 
 
 def _check_store(config: Config) -> None:

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+import torch
 import torch.distributed as dist
 
 from raystage.config.schema import Runtime
@@ -31,6 +32,11 @@ class LocalEngine:
         self._handed_out = False
         self._local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._device = pick_device(runtime.device, int(os.environ.get("LOCAL_RANK", "0")), cache_of(runtime))
+        if self._device.backend == "nccl" and self._local_world_size > torch.cuda.device_count():
+            raise ValueError(
+                f"torchrun --nproc-per-node {self._local_world_size}: this machine has {torch.cuda.device_count()} GPUs, a rank needs one; "
+                "start as many ranks, or use runtime.device=cpu"
+            )
         self._threads = threads_of(runtime, self._local_world_size)
         if torchrun_rank() is not None and not dist.is_initialized():
             dist.init_process_group(self._device.backend)

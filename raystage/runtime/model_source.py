@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raystage.config import Config, ConfigError, load
+from raystage.data.corpus import TOKENIZER, Corpus
 from raystage.data.progress import Progress, no_progress
 from raystage.devices import Device, pick_device
 from raystage.devices.device import Precision
@@ -12,6 +13,7 @@ from raystage.evaluation.language_model import LanguageModel, load_tokenizer, op
 from raystage.models.family import build_with, get_family
 from raystage.runtime.export import choose_checkpoint, corpus_of_run
 from raystage.runtime.remote_run import CONFIG_FILE
+from raystage.runtime.run_folder import TOKENIZER_FOLDER
 from raystage.runtime.view import view_checkpoint, view_model
 from raystage.training.checkpoint import MANIFEST_FILE, Stored, damaged_files
 from raystage.training.manifest import read_manifest
@@ -42,11 +44,17 @@ class ModelSource:
         return load(self.run / CONFIG_FILE)
 
     def tokenizer(self) -> Any:
-        """The folder's own, else that of the run: of its finished model, or of its corpus. Raises ConfigError."""
-        if self.run is None or (self.folder / "tokenizer.json").is_file():
+        """The folder's own, else that of the run. Raises ConfigError."""
+        if self.run is None or (self.folder / TOKENIZER).is_file():
             return load_tokenizer(self.folder)
-        finished = self.run / "model"
-        return load_tokenizer(finished) if (finished / "tokenizer.json").is_file() else corpus_of_run(self.run).tokenizer()
+        kept = self.run / TOKENIZER_FOLDER
+        return load_tokenizer(kept) if (kept / TOKENIZER).is_file() else self.corpus().tokenizer()
+
+    def corpus(self) -> Corpus:
+        """What the run was trained on. Raises ConfigError where that is gone, and its sources have changed."""
+        assert self.run is not None, "its configuration has been read"
+        assert self.stored is not None, "only checkpoints belong to a run"
+        return corpus_of_run(self.run, self.stored.manifest.corpus_digest)
 
     def open(self, device: Device, precision: Precision) -> LanguageModel:
         """Raises ConfigError for what cannot be loaded whole."""

@@ -9,7 +9,6 @@ from raystage.data.corpus import Corpus
 from raystage.data.remote_corpus import fetch_corpus
 from raystage.devices.ranks import Ranks
 from raystage.storage.address import is_uri
-from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
 
 
@@ -18,10 +17,11 @@ def corpus_on_every_node(data: Data, folder: Path, ranks: Ranks, patience: Patie
 
     Raises ConfigError on every rank alike where one of them has none.
     """
-    corpus, error = None, None
+    corpus: Corpus | None = None
+    error: Exception | None = None
     try:
         corpus = _on_this_node(data, folder, patience)
-    except (ConfigError, StorageError) as late:
+    except (ConfigError, OSError) as late:  # of the store, or of the disk here
         error = late
     (all_have_it,) = ranks.smallest([int(error is None)])
     if error is not None:

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 from raystage.config import Config
+from raystage.data.corpus import TOKENIZER, TOKENIZER_CONFIG
 from raystage.data.progress import Meter, Progress, no_progress
 from raystage.runtime.commands_file import COMMANDS_FILE, CommandsFile
-from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.run_folder import TOKENIZER_FOLDER, RunFolder
 from raystage.storage.address import is_uri
 from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
@@ -20,7 +21,9 @@ from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
 from raystage.training.remote_checkpoints import RemoteCheckpoints, leave_only
 
 CHANGES_FILE, CONFIG_FILE = "config_changes.jsonl", "config.yaml"
-OF_DRIVER, OF_RANK_0 = (CONFIG_FILE, CHANGES_FILE, MARK_FILE, PROVENANCE_FILE), (METRICS_FILE, DECISIONS_FILE, COMMANDS_FILE)
+TOKENIZER_FILES = tuple(f"{TOKENIZER_FOLDER}/{name}" for name in (TOKENIZER, TOKENIZER_CONFIG))
+OF_DRIVER = (CONFIG_FILE, CHANGES_FILE, MARK_FILE, PROVENANCE_FILE, *TOKENIZER_FILES)
+OF_RANK_0 = (METRICS_FILE, DECISIONS_FILE, COMMANDS_FILE)
 _ATTEMPT, _ATTEMPT_HERE, _PLACE, _ASKED = "attempt", "attempt_elsewhere", "place", "asked"
 
 
@@ -50,12 +53,15 @@ class RemoteRun:
 
     def next_attempt(self) -> int:
         """Begins an attempt, which fences off all earlier ones, here and there."""
-        claimed = (self.remote.read(_ATTEMPT) or b"0").split()
-        attempt = self._folder.next_attempt(at_least=int(claimed[0]) + 1)
+        attempt = self._folder.next_attempt(at_least=self.claimed() + 1)
         claim = f"{attempt} {secrets.token_hex(8)} {self.place}"
         self.remote.write(_ATTEMPT, claim.encode())
         self._here().write_text(claim)
         return attempt
+
+    def claimed(self) -> int:
+        """The number of the latest attempt there; 0 before the first."""
+        return int((self.remote.read(_ATTEMPT) or b"0").split()[0])
 
     def is_ours(self) -> bool:
         """Whether no other attempt has begun since the last one of this folder."""
@@ -103,8 +109,11 @@ class RemoteRun:
                 (self._folder.path / name).unlink(missing_ok=True)
 
     def fetch_folder(self, name: str) -> None:
-        """Downloads what lies below one folder."""
+        """Downloads what lies below one folder; what is not there is removed here."""
         files = self.remote.below(name).names()
+        for path in (self._folder.path / name).rglob("*"):
+            if path.is_file() and path.relative_to(self._folder.path / name).as_posix() not in files:
+                path.unlink()
         meter = Meter(self._progress, f"fetch {name}", sum(files.values()))
         for file in files:
             self.remote.get(f"{name}/{file}", self._folder.path / name / file, meter.part())

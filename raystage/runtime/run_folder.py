@@ -14,11 +14,12 @@ from raystage.config import Config, ConfigError, dump, flat, to_tree
 from raystage.storage.address import is_uri, local_folder_of
 
 # keys that may change between the attempts of one run: they move no loss of a step
-_MAY_CHANGE = (
+MAY_CHANGE = (
     *("runtime.", "tracking.", "sample.", "evaluation.", "checkpoint.", "storage"),
     *("training.duration", "training.stop_at", "training.strategy"),
     *("data.cache_dir", "data.node_cache_dir", "data.processes"),
 )
+TOKENIZER_FOLDER = "tokenizer"
 _ATTEMPT, _LOCK, _CONFIG, _CHANGES = "attempt", "lock", "config.yaml", "config_changes.jsonl"
 
 
@@ -63,7 +64,7 @@ class RunFolder:
             keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
             changes = [{"key": key, "before": before.get(key), "after": after.get(key)} for key in keys]
         for change in changes:
-            if not change["key"].startswith(_MAY_CHANGE):
+            if not change["key"].startswith(MAY_CHANGE):
                 raise ConfigError(
                     f"{change['key']}={change['after']}: run {config.name!r} began with {change['before']}; "
                     "keep that value, or choose another name for a new run"

@@ -28,19 +28,16 @@ def sync(run: str, overrides: Sequence[str], say: Callable[[str], None]) -> None
     `overrides`: keys of tracking, to send it elsewhere than the run was told. Raises ConfigError for a folder without a run and for
     one that is being trained, EngineError where MLflow cannot be reached: then nothing is lost, and the same command goes on.
     """
-    try:
-        folder, elsewhere = _folder_of(run)
-    except StorageError as error:
-        raise EngineError(f"{error}; nothing is lost") from error
-    if not (folder.path / "config.yaml").is_file():
-        raise ConfigError(f"{run}: no run folder (it has no config.yaml); 'raystage runs' lists runs")
     if stranger := next((override for override in overrides if not override.startswith("tracking.")), None):
         raise ConfigError(f"{stranger}: only keys of tracking can differ from the run's, like tracking.mlflow_uri=http://host:5000")
-    config = load(folder.path / "config.yaml", overrides)
-    uri = tracking_uri(config.tracking)
-    if load_mark(folder.path, absolute_uri(config.tracking)) is not None and is_missing_file(uri):
-        raise ConfigError(f"{uri}: not in this folder; run the command where the run was trained, or give tracking.mlflow_uri=...")
+    folder, elsewhere = _folder_of(run)
     with folder.locked(), patient():
+        if elsewhere is not None:
+            _bring(elsewhere)
+        config = load(folder.path / CONFIG_FILE, overrides)
+        uri = tracking_uri(config.tracking)
+        if load_mark(folder.path, absolute_uri(config.tracking)) is not None and is_missing_file(uri):
+            raise ConfigError(f"{uri}: not in this folder; run the command where the run was trained, or give tracking.mlflow_uri=...")
         try:
             run_id = _send(config, folder)
         except SinkError as error:
@@ -48,6 +45,17 @@ def sync(run: str, overrides: Sequence[str], say: Callable[[str], None]) -> None
         if elsewhere is not None:
             _push_mark(elsewhere)
     say(f"MLflow has all of {config.name!r}: run {run_id} in {uri}")
+
+
+def _bring(elsewhere: RemoteRun) -> None:
+    """What is there to this machine, unless rank 0 works here: then this folder knows more."""
+    try:
+        if not elsewhere.works_here():
+            elsewhere.fetch((*OF_DRIVER, *OF_RANK_0))
+            for products in ("report", "model", "evaluations"):
+                elsewhere.fetch_folder(products)
+    except StorageError as error:
+        raise EngineError(f"{error}; nothing is lost") from error
 
 
 def _push_mark(elsewhere: RemoteRun) -> None:
@@ -83,16 +91,18 @@ def _refuse_while_trained(run: str, elsewhere: RemoteRun) -> None:
 
 
 def _folder_of(run: str) -> tuple[RunFolder, RemoteRun | None]:
-    """Where the run is worked on, on this machine; what is elsewhere is brought there first."""
+    """Where the run is worked on, on this machine. Raises ConfigError where there is none."""
     if not is_uri(run):
+        if not (Path(run) / CONFIG_FILE).is_file():
+            raise ConfigError(f"{run}: no run folder (it has no {CONFIG_FILE}); 'raystage runs' lists runs")
         return RunFolder(Path(run)), None
     storage, _, name = run.rstrip("/").rpartition("/")
     folder = RunFolder(folder_of_runs(storage, Config().storage_cache) / check_name(name, "run"))
     elsewhere = RemoteRun.at(storage, folder, Patience(_PATIENCE_S))
-    if elsewhere.remote.read(CONFIG_FILE) is None:
-        raise ConfigError(f"{run}: no such run; 'raystage runs --storage {storage}' lists them")
-    _refuse_while_trained(run, elsewhere)
-    elsewhere.fetch((*OF_DRIVER, *OF_RANK_0))
-    for products in ("report", "model", "evaluations"):
-        elsewhere.fetch_folder(products)
+    try:
+        if elsewhere.remote.read(CONFIG_FILE) is None:
+            raise ConfigError(f"{run}: no such run; 'raystage runs --storage {storage}' lists them")
+        _refuse_while_trained(run, elsewhere)
+    except StorageError as error:
+        raise EngineError(f"{error}; nothing is lost") from error
     return folder, elsewhere

@@ -45,11 +45,11 @@ class SystemUsage:
 
 
 def _gpu_usage() -> dict[str, float]:
-    """Of the GPUs that this process has begun to use: the driver is asked, no stream is waited for."""
+    """Of the GPUs that this process has memory on: asking for another one would take some there. No stream is waited for."""
     if not torch.cuda.is_initialized():
         return {}
     usage = {}
-    for index in range(torch.cuda.device_count()):
+    for index in (index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index)):
         free, total = torch.cuda.mem_get_info(index)
         usage[f"gpu_{index}_memory_usage_megabytes"] = (total - free) / _MEGABYTE
         usage[f"gpu_{index}_memory_usage_percentage"] = 100 * (total - free) / total

@@ -3,6 +3,7 @@
 `progress` hears of what is copied, in bytes.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Table
 from raystage.config import ConfigError
 from raystage.config.names import check_name
 from raystage.data.progress import Progress, no_progress
-from raystage.runtime.remote_run import CONFIG_FILE, RemoteRun
+from raystage.runtime.remote_run import CONFIG_FILE, TOKENIZER_FILES, RemoteRun
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.run_list import run_table
 from raystage.storage.address import is_uri, local_folder_of
@@ -21,7 +22,7 @@ from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
 from raystage.tracking.mlflow_mark import MARK_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
-from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, Stored
 
 _VIEWED = "~/.cache/raystage/viewed"
 _PATIENCE_S = 20.0
@@ -46,15 +47,26 @@ def view_checkpoint(run: str, name: str | None, progress: Progress = no_progress
     if not is_uri(run):
         return Path(run)
     viewed = _open(run, progress)
-    _fetch(viewed, (CONFIG_FILE, MARK_FILE))
+    _fetch(viewed, (CONFIG_FILE, MARK_FILE, *TOKENIZER_FILES))
     try:
-        for stored in reversed(viewed.checkpoints.all()):
-            if name is None or stored.folder.name == name:
-                viewed.checkpoints.bring(stored)
+        for stored in reversed(viewed.checkpoints.mirror()):
+            if name in (None, stored.folder.name) and _bring(viewed, stored, is_wanted=name is not None):
                 break
-    except (StorageError, CheckpointError) as error:
+    except StorageError as error:
         raise ConfigError(str(error)) from None
     return _folder(run)
+
+
+def _bring(viewed: RemoteRun, stored: Stored, is_wanted: bool) -> bool:
+    """False for one that is damaged there: the one before is taken. Raises ConfigError where just this one is wanted."""
+    try:
+        viewed.checkpoints.bring(stored)
+    except CheckpointError as error:
+        if is_wanted:
+            raise ConfigError(str(error).replace("using the one before", "take another one")) from None
+        shutil.rmtree(stored.folder, ignore_errors=True)
+        return False
+    return True
 
 
 def view_model(source: str, progress: Progress = no_progress) -> Path:
@@ -66,7 +78,7 @@ def view_model(source: str, progress: Progress = no_progress) -> Path:
     except StorageError as error:
         raise ConfigError(str(error)) from None
     folder = _folder(source) / "model"
-    if not folder.is_dir():
+    if not (folder / "config.json").is_file():
         raise ConfigError(f"{source}: no model there; a run has one when it is complete")
     return folder
 

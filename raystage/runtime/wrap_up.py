@@ -35,7 +35,7 @@ def wrap_up(config: Config, corpus: Corpus, folder: RunFolder) -> Products:
     """Exports the newest checkpoint, writes the sample and builds the report."""
     from raystage.report.build import build_report  # what draws takes a second to import, and training begins without it
 
-    model = export(choose_checkpoint(folder.path, None), corpus, folder.path / "model")
+    model = export(choose_checkpoint(folder.path, None), corpus.tokenizer(), folder.path / "model")
     folder.report.mkdir(exist_ok=True)
     facts = _write_sample(config, corpus, model, folder.report) if config.sample.lines else None
     return Products(model, build_report([folder.path], folder.report), facts)

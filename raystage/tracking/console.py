@@ -35,11 +35,21 @@ _ORDER = {"start": 2, "preflight": 3}  # of events at one step; decisions come s
 
 
 class Console:
-    """A sink that shows progress. Between `start` and `close` it owns the terminal's last lines."""
+    """A sink that shows progress. Between `start` and `close` it owns the terminal's last lines.
+
+    `after_attempt`: the run's last one before this; what its records tell is history, and makes no lines.
+    """
 
     name = "terminal"
 
-    def __init__(self, goal: Goal, run_name: str, terminal: rich.console.Console | None = None, line_interval_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        goal: Goal,
+        run_name: str,
+        terminal: rich.console.Console | None = None,
+        line_interval_s: float = 10.0,
+        after_attempt: int = 0,
+    ) -> None:
         self._goal = goal
         self._run_name = run_name
         self._terminal = terminal or Terminal()
@@ -47,7 +57,7 @@ class Console:
         self._last_line_s = time.monotonic()
         self._progress = Progress()
         self._live: Live | NotebookView | None = None
-        self._is_first = True
+        self._after_attempt, self._has_begun = after_attempt, False
 
     def start(self) -> None:
         """Draws the panel; where none can be drawn over does nothing."""
@@ -84,28 +94,23 @@ class Console:
 
     def _fold(self, records: Sequence[Record], decisions: Sequence[Record]) -> list[str]:
         # at one step: what ended before it, the decision, what starts after it
-        events: list[tuple[int, int, str]] = []
+        events: list[tuple[tuple[int, int], str]] = []
+        first: tuple[int, int] | None = (-1, 0) if self._has_begun else None
         for record in records:
             self._progress = advance(self._progress, record)
-            events.append((record["step"], _ORDER.get(record["kind"], 0), event_line(record)))
+            place = (record["step"], _ORDER.get(record["kind"], 0))
+            events.append((place, event_line(record)))
+            if first is None and record["kind"] == "start" and record["attempt"] > self._after_attempt:
+                first, self._has_begun = place, True
         for decision in decisions:
             self._progress = decided(self._progress, decision)
-            events.append((decision["effective_step"], 1, decision_line(decision)))
-        lines = [line for _, _, line in sorted(events, key=lambda event: event[:2]) if line]
-        if self._is_first:
-            lines = self._without_history(lines)
-        self._is_first = False
-        return lines
-
-    def _without_history(self, lines: list[str]) -> list[str]:
-        """Of a resumed run only what came with its newest start."""
-        starts = [i for i, line in enumerate(lines) if line.startswith("start ")]
-        return lines[starts[-1] :] if starts else lines
+            events.append(((decision["effective_step"], 1), decision_line(decision)))
+        return [line for place, line in sorted(events, key=lambda event: event[0]) if line and first is not None and place >= first]
 
     def _print_lines(self, events: Sequence[str]) -> None:
         for line in events:
             self._print(line)
-        if self._progress.end is None and time.monotonic() - self._last_line_s >= self._line_interval_s:
+        if self._has_begun and self._progress.end is None and time.monotonic() - self._last_line_s >= self._line_interval_s:
             self._last_line_s = time.monotonic()
             self._print(progress_line(self._progress, self._goal.duration))
 

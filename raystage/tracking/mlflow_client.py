@@ -91,8 +91,13 @@ def trouble(error: Exception) -> str:
 def connect(uri: str) -> "MlflowClient":
     """A client of the store at `uri`; a new sqlite store gets its tables. Raises MlflowException, OSError."""
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowClient(tracking_uri=uri)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except SQLAlchemyError as error:  # a database that is away, which MLflow lets pass here alone
+        raise MlflowException(str(error)) from error
 
 
 def ask(uri: str) -> str | None:

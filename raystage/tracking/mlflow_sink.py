@@ -147,7 +147,6 @@ class MlflowSink:
             return self._client, self._mark
         uri = mlflow_client.tracking_uri(self._tracking)
         from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             client = mlflow_client.connect(uri)
@@ -160,8 +159,6 @@ class MlflowSink:
             raise SinkError(f"{uri} cannot be used ({mlflow_client.trouble(error)})") from error
         except (ImportError, ValueError) as error:
             raise ConfigError(f"tracking.mlflow_uri={uri!r}: cannot be used: {mlflow_client.trouble(error)}") from None
-        except SQLAlchemyError as error:
-            raise SinkError(f"{uri} cannot be used ({mlflow_client.trouble(error)})") from error
         self._client, self._start_ms = client, run.info.start_time
         assert self._mark is not None, "set with the run"
         return client, self._mark

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,7 @@ def _change_stage(run: Run, decision: Decision, save: Save) -> None:
         # growth leaves the old tensors as they are, so they are written while training goes on with the new ones
         before()
         run.state = grown
+        _let_go(run)
         if report.outcome == "refused":
             run.saver.wait()  # training goes on with the tensors that are being written
     _record(run, decision, dataclasses.replace(moment, after=moment.before.after(decision.change)), report)
@@ -77,7 +79,9 @@ def _roll_back(run: Run, decision: Decision, save: Save) -> None:
             f"training failed: {trouble}, {why}; lower training.optimizer.lr or training.optimizer.clip_norm and start a new run"
         )
     moment = _moment(run)
-    run.state = roll_back(run.state, target, run.job, run.device, run.ranks)
+    del run.state  # what is restored takes its memory
+    _let_go(run)
+    run.state = roll_back(counters, target, run.job, run.device, run.ranks)
     run.val_loss = target.manifest.val_loss
     more = {
         "restored_step": target.manifest.counters.step,
@@ -105,6 +109,12 @@ def _hold(run: Run, decision: Decision, save: Save) -> None:
         run.state = dataclasses.replace(run.state, counters=counters)
     _record(run, decision, _moment(run), TransitionReport("refused" if decision.action == "refuse" else "applied"))
     save("stage")
+
+
+def _let_go(run: Run) -> None:
+    """Of a model that is not used any more: the modules of FSDP2 are in cycles, which Python would collect when it likes."""
+    if shards(run.config, run.ranks):
+        gc.collect()
 
 
 def _moment(run: Run) -> Moment:

@@ -39,7 +39,7 @@ def preflight(job: Job, device: Device, ranks: Ranks, alive: Callable[[], object
         return Preflight(dataclasses.replace(settings, micro_batch_tokens=ahead.micro_batch_tokens), found)
     shapes = rehearsed_shapes(job.config)
     wanted = largest_micro_batch(job.config, ranks.world_size)
-    rehearsal = rehearse(job.config, [(job.spec(shape), shape.seq_len_tokens) for shape in shapes], device, ranks, wanted)
+    rehearsal = rehearse(job.config, [(job.spec(shape), shape.seq_len_tokens) for shape in shapes], device, ranks, wanted, alive)
     fits = min(rehearsal.micro_batch_tokens, settings.micro_batch)
     if rehearsal.micro_batch_tokens == wanted:
         fits = settings.micro_batch  # a larger one than a step fills, and none that did not fit

@@ -57,14 +57,20 @@ class Rehearsal:
 
 
 def rehearse(
-    config: Config, specs_and_lengths: Sequence[tuple[ModelSpec, int]], device: Device, ranks: Ranks, micro_batch_tokens: int
+    config: Config,
+    specs_and_lengths: Sequence[tuple[ModelSpec, int]],
+    device: Device,
+    ranks: Ranks,
+    micro_batch_tokens: int,
+    alive: Callable[[], object] = lambda: None,
 ) -> Rehearsal:
     """Runs every (model, sequence length [tokens]) once on random tokens; the micro-batch is halved until all of them fit.
 
     Every rank calls it, after `device.prepare`, with at least one pair. `micro_batch_tokens`: the largest micro-batch of the run, so
-    at most a rank's share of a step. Raises RehearsalError, on every rank, when a stage does not fit one sequence at a time.
+    at most a rank's share of a step. `alive`: called after every pass, since compiling many takes long. Raises RehearsalError, on every
+    rank, when a stage does not fit one sequence at a time.
     """
-    lone = _Rehearser(config, device, ranks.world_size, micro_batch_tokens)
+    lone = _Rehearser(config, device, ranks.world_size, micro_batch_tokens, alive)
     too_large: RehearsalError | None = None
     with _random_numbers_kept(device):
         try:
@@ -95,8 +101,8 @@ def seconds_per_token(rehearsal: Rehearsal, batch_tokens: int, world_size: int) 
 class _Rehearser:
     """One rank's rehearsal: `micro_batch_tokens` shrinks as memory runs out."""
 
-    def __init__(self, config: Config, device: Device, world_size: int, micro_batch_tokens: int) -> None:
-        self._config, self._device, self._world_size = config, device, world_size
+    def __init__(self, config: Config, device: Device, world_size: int, micro_batch_tokens: int, alive: Callable[[], object]) -> None:
+        self._config, self._device, self._world_size, self._alive = config, device, world_size, alive
         self.micro_batch_tokens = micro_batch_tokens
         self.timings: dict[tuple[ModelSpec, int], Timing] = {}
         self.update_s = self.compile_s = 0.0
@@ -169,7 +175,9 @@ class _Rehearser:
         begin_s = time.perf_counter()
         action()
         self._device.synchronize()
-        return time.perf_counter() - begin_s
+        seconds = time.perf_counter() - begin_s
+        self._alive()
+        return seconds
 
 
 def _warm_up(n_sequences: int, length: int, compiled: bool) -> list[int]:

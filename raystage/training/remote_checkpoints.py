@@ -65,6 +65,15 @@ class RemoteCheckpoints:
             with whole_folder(stored.folder, replace=True) as partial:
                 self._download(stored, partial)
 
+    def mirror(self) -> list[Stored]:
+        """The same as `all`, read anew; those here that it does not know are removed, since their run may be another one of that name."""
+        with one_at_a_time(self._folder / _LOCK):
+            shutil.rmtree(self._folder / _MANIFESTS, ignore_errors=True)
+            found = self.all()
+            for folder in {*self._folder.glob("[0-9]*")} - {stored.folder for stored in found}:
+                shutil.rmtree(folder)
+        return found
+
     def set_aside(self, names: Iterable[str]) -> None:
         """These no longer count; their files stay until they are deleted by hand."""
         for name in names:

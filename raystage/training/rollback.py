@@ -7,6 +7,7 @@ from typing import Any
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
 from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.counters import Counters
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest
 from raystage.training.start import from_checkpoint
@@ -39,9 +40,9 @@ def choose_target(
     return store.with_key(key)
 
 
-def roll_back(state: TrainState, target: Stored, job: Job, device: Device, ranks: Ranks) -> TrainState:
-    """The checkpoint's model, optimizer and stage; steps, tokens and data go on from `state`."""
+def roll_back(before: Counters, target: Stored, job: Job, device: Device, ranks: Ranks) -> TrainState:
+    """The checkpoint's model, optimizer and stage; steps, tokens and data go on from where they were `before`."""
     restored = from_checkpoint(job, target, target.manifest.taken, device, ranks)
-    counters = state.counters.after_rollback(restored.counters, job.config.model.context_length)
+    counters = before.after_rollback(restored.counters, job.config.model.context_length)
     ranks.wait()  # the checkpoint that rank 0 writes next may retire this one while another rank still reads it
     return dataclasses.replace(restored, counters=counters)

@@ -2,8 +2,10 @@
 
 import functools
 import types
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch.distributed.device_mesh import DeviceMesh
@@ -47,7 +49,7 @@ class Saver:
         saving = self._ranks.saving
         self._mesh = DeviceMesh.from_group(saving, "cpu") if saving is not None else None
         self._memory = HostMemory()
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_same_gpu())
         self._writing: list[Future[None]] = []
         self._failed = False
         self._late: StorageError | None = None
@@ -119,3 +121,8 @@ class Saver:
     def _retire(self) -> None:
         if self._ranks.is_first:
             self._store.retire(self._settings.keep_last, self._settings.keep_best, self._mirror.unsent())
+
+
+def _same_gpu() -> Callable[[], None] | None:
+    """For another thread: each begins with the first GPU, and torch's writer of shards asks for the stream of its thread's."""
+    return functools.partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_initialized() else None

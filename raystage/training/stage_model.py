@@ -5,7 +5,6 @@ import math
 from raystage.config.schema import Config, GrowthMethod
 from raystage.config.sizes import d_ff_of
 from raystage.growth import Method
-from raystage.growth.method import HALF_PRECISION_NOISE_SCALE, NOISE_SCALE
 from raystage.models.family import ModelSpec
 from raystage.pacing.stage import Shape
 from raystage.training.policy import plan_of
@@ -40,10 +39,9 @@ def method_of(config: Config, stage: int) -> Method:
     return method_from(config.growth, config.seed * 1_000_003 + stage)
 
 
-def method_from(settings: GrowthMethod, seed: int, half_precision: bool = False) -> Method:
-    """The method that the keys describe, for weights of that precision."""
-    usual = HALF_PRECISION_NOISE_SCALE if half_precision else NOISE_SCALE
-    noise_scale = (settings.noise_scale or usual) if settings.symmetry == "noise" else 0.0
+def method_from(settings: GrowthMethod, seed: int) -> Method:
+    """The method that the keys describe."""
+    noise_scale = settings.noise_scale if settings.symmetry == "noise" else 0.0
     return Method(settings.placement, settings.new_layers, noise_scale, seed=seed)
 
 

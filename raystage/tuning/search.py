@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from ray import tune
 from ray.exceptions import RayError
 
-from raystage.config import Config, ConfigError, dump
+from raystage.config import Config, ConfigError, flat, to_tree
 from raystage.config.duration import parse_duration
 from raystage.config.search import Search
 from raystage.config.search_space import Space
@@ -24,7 +25,7 @@ from raystage.runtime.hardware import hardware_of
 from raystage.runtime.ray_actors import free_orphans
 from raystage.runtime.ray_cluster import connect
 from raystage.runtime.ray_nodes import ray_nodes
-from raystage.runtime.run_folder import RunFolder
+from raystage.runtime.run_folder import MAY_CHANGE, RunFolder, write_whole
 from raystage.tracking.records import RunRecords
 from raystage.training.target_cost import target_spec
 from raystage.training.worker_range import all_ranges
@@ -98,7 +99,7 @@ def _run(search: Search, space: Space, configs: TrialConfigs, folder: Path, say:
         tune.with_resources(tune.with_parameters(run_trial, job=job), needs_of(configs.base)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler_of(search.strategy, _horizon_tokens(configs), _past(book, configs)),
+            scheduler=scheduler_of(search.strategy, _horizon_tokens(configs), _past(book, configs, job.compared_seed)),
             num_samples=-1,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -175,19 +176,32 @@ def _quiet_tune() -> None:
 
 def keep_settings(folder: Path, search: Search, space: Space, base: Config) -> None:
     """A search goes on as it began. Raises ConfigError where its file says otherwise now."""
-    text = f"{dataclasses.replace(search, trials=type(search.trials)())!r}\n{space!r}\n{dump(base)}"
-    path, begun = folder / "search.txt", (folder / TRIALS_FILE).is_file() and (folder / TRIALS_FILE).stat().st_size > 0
-    if begun and path.is_file() and path.read_text() != text:
+    now = json.loads(json.dumps(_settings(search, space, base)))
+    path, begun = folder / "search.json", (folder / TRIALS_FILE).is_file() and (folder / TRIALS_FILE).stat().st_size > 0
+    before = json.loads(path.read_text()) if begun and path.is_file() else now
+    if different := [key for key in {**now, **before} if now.get(key) != before.get(key)]:
+        key = different[0]
         raise ConfigError(
-            f"name={search.name}: a search of this name began with other settings; choose another name, or move {folder} away"
+            f"{key}={now.get(key)}: search {search.name!r} began with {before.get(key)}; keep that value, choose another name, "
+            f"or move {folder} away"
         )
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_whole(path, json.dumps(now, indent=1))
 
 
-def _past(book: Book, configs: TrialConfigs) -> dict[str, Any]:
-    folders = {name: configs.folder_of(book.trials[name]) for name in book.outcomes}
+def _settings(search: Search, space: Space, base: Config) -> dict[str, Any]:
+    """What decides the trials: not where they are trained, how many at once, or which file the base was read from."""
+    own = {key: value for key, value in flat(to_tree(search), "search").items() if not key.startswith(("search.base", "search.trials."))}
+    elsewhere = tuple(key for key in MAY_CHANGE if not key.startswith("training."))
+    return {
+        **own,
+        "search.space": repr(space),
+        **{key: value for key, value in flat(to_tree(base)).items() if not key.startswith(elsewhere)},
+    }
+
+
+def _past(book: Book, configs: TrialConfigs, seed: int) -> dict[str, Any]:
+    """Validations of the trials that have ended, of the seed whose trials Tune compares."""
+    folders = {name: configs.folder_of(book.trials[name]) for name in book.outcomes if book.trials[name].seed == seed}
     return {name: RunRecords.load(path).val for name, path in folders.items() if (path / "metrics.jsonl").is_file()}
 
 

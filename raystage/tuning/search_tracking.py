@@ -42,13 +42,17 @@ class SearchTracking:
     def make_good(self, book: Book) -> None:
         """Tells of the trials that have ended what MLflow does not know: it was away, or the search was killed just then."""
         for name, outcome in book.outcomes.items():
-            self.trial_ended(book.trials[name], outcome, only_if_untold=True)
+            if not self.trial_ended(book.trials[name], outcome, only_if_untold=True):
+                return  # it is away: each more would wait for it again
 
-    def trial_ended(self, trial: Trial, outcome: Outcome, only_if_untold: bool = False) -> None:
-        """Its point, objective, constraints and status; a trial that was ended from outside could not close its run."""
+    def trial_ended(self, trial: Trial, outcome: Outcome, only_if_untold: bool = False) -> bool:
+        """Its point, objective, constraints and status; a trial that was ended from outside could not close its run.
+
+        False where MLflow could not be told.
+        """
         mark = load_mark(self._folder_of(trial)) if self._parent else None
         if mark is None:
-            return
+            return True
         numbers = {
             "objective": outcome.value,
             "constraint.val_perplexity_ratio": outcome.val_perplexity_ratio,
@@ -69,7 +73,7 @@ class SearchTracking:
             client.set_terminated(mark.run_id, _STATUS[outcome.status])
             client.set_tag(mark.run_id, _TOLD, outcome.status)  # the last word: all of it is there
 
-        self._contained(tell)
+        return self._contained(tell)
 
     def close(self, book: Book, best: Path | None, report: Path, finished: bool) -> None:
         """Marks the trials of the chosen point, and leaves best.yaml and the report with the parent."""
@@ -89,10 +93,12 @@ class SearchTracking:
         if trouble := self._parent.hand_over(products, "FINISHED" if finished else "KILLED"):
             _log.warning("MLflow: the search's record is incomplete (%s); the same command sends the rest", trouble)
 
-    def _contained(self, act: "Callable[[MlflowClient], None]") -> None:
+    def _contained(self, act: "Callable[[MlflowClient], None]") -> bool:
         from mlflow.exceptions import MlflowException
 
         try:
             act(mlflow_client.connect(mlflow_client.tracking_uri(self._tracking)))
         except (MlflowException, OSError) as error:
             _log.warning("MLflow: the search's record is incomplete (%s)", mlflow_client.trouble(error))
+            return False
+        return True

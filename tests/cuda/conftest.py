@@ -30,6 +30,8 @@ def gpu(device: Device) -> Cuda:
     if not isinstance(device, Cuda):
         pytest.skip("a trial of the tests on the CPU")
     device.prepare(threads=1, deterministic=False)
+    weight = torch.ones(64, 64, device=device.torch_device, requires_grad=True)
+    (weight @ weight).sum().backward()  # cuBLAS takes its workspaces, once a thread
     device.free()
     return device
 

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from raystage.config.schema import Source
 from raystage.data.documents import documents
@@ -100,3 +101,27 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path: Path) -> None:
 def test_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "pip install datasets" in message_of(lambda: list(documents(Source(kind="dataset", name="a/b"))))
+
+
+def test_streamed_subsets_are_told_apart_and_their_files_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "several"
+    folder.mkdir()
+    configs = [{"config_name": name, "data_files": f"{name}/*.jsonl"} for name in ("one", "other")]
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    for name in ("one", "other"):
+        (folder / name).mkdir()
+        write_jsonl(folder / name / "a.jsonl", [f"{name} {text}" for text in TEXTS[:3]])
+    one, other = (local(folder, streaming=True, subset=name) for name in ("one", "other"))
+    before = dataset_fingerprint(one)
+    assert before == dataset_fingerprint(one) != dataset_fingerprint(other)
+    assert list(documents(other)) == [f"other {text}" for text in TEXTS[:3]]
+    write_jsonl(folder / "one" / "b.jsonl", ["more"])
+    assert dataset_fingerprint(one) != before
+
+
+def test_columns_of_a_streamed_table_are_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "train.csv").write_text("number,content\n1,one text\n2,another\n")
+    line = message_of(lambda: list(documents(local(tmp_path / "table", streaming=True))))
+    assert "no column 'text', it has 'number', 'content'; set text_key" in line
+    assert list(documents(local(tmp_path / "table", streaming=True, text_key="content"))) == ["one text", "another"]

@@ -1,7 +1,9 @@
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from raystage.config.schema import Data, Source, Tokenizer
 from raystage.data import build
 from raystage.data.corpus import Corpus
-from raystage.data.prepare import prepare
+from raystage.data.prepare import gives, prepare
 from raystage.data.split import HoldOut, Side
 from tests.config.refusal import message_of
 from tests.data.made_text import made_data, made_documents, write_jsonl
@@ -310,3 +312,45 @@ def test_empty_or_missing_source_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").unlink()
     assert "no file there" in message_of(lambda: prepare(data))
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_run_keeps_the_corpus_that_it_was_trained_on(tmp_path: Path) -> None:
+    data = made_data(tmp_path, TEXTS)
+    trained_on = prepare(data)
+    assert gives(data, trained_on.digest)
+    write_jsonl(tmp_path / "train.jsonl", [*TEXTS, "more"])
+    assert not gives(data, trained_on.digest)
+    assert prepare(data, trained_on=trained_on.digest) == trained_on
+    assert os.listdir(tmp_path / "cache") == [trained_on.folder.name]
+    (tmp_path / "train.jsonl").unlink()
+    assert prepare(data, trained_on=trained_on.digest) == trained_on
+    shutil.rmtree(trained_on.folder)
+    write_jsonl(tmp_path / "train.jsonl", [*TEXTS, "more"])
+    line = message_of(lambda: prepare(data, trained_on=trained_on.digest))
+    assert "the corpus that the run was trained on is gone, and its sources give another one" in line
+    assert not os.listdir(tmp_path / "cache"), "nothing is tokenized for a run that cannot go on with it"
+    write_jsonl(tmp_path / "train.jsonl", TEXTS)
+    assert prepare(data, trained_on=trained_on.digest) == trained_on
+
+
+def test_the_tokenizer_is_saved_as_transformers_saves_it(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    corpus = prepare(made_data(tmp_path, TEXTS))
+    corpus.save_tokenizer(tmp_path / "ours")
+    corpus.tokenizer().save_pretrained(tmp_path / "theirs")
+    ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("ours", "theirs"))
+    text = f"{TEXTS[0]} {corpus.eot_token} {TEXTS[1]} ,  ."
+    assert ours(text).input_ids == theirs(text).input_ids
+    assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
+    assert (ours.bos_token, ours.eos_token) == (theirs.bos_token, theirs.eos_token) == (corpus.eot_token,) * 2
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("raystage.data.cache.sync_to_disk", full)
+    line = message_of(lambda: prepare(made_data(tmp_path, TEXTS)))
+    assert line.startswith(f"{tmp_path}/cache: cannot be written (No space left on device); make room there, or name another folder")
+    assert not os.listdir(tmp_path / "cache")

@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generation")
     config = configure(folder, ["name=writer"])
     train_here(config)
-    export(choose_checkpoint(folder / "runs" / "writer", None), corpus_of(config), folder / "model")
+    export(choose_checkpoint(folder / "runs" / "writer", None), corpus_of(config).tokenizer(), folder / "model")
     return folder
 
 
@@ -51,7 +51,7 @@ def test_an_intermediate_size_exports_like_the_final_model(folder: Path) -> None
 
     run = folder / "runs" / "writer"
     pinned = next(path.name for path in (run / "checkpoints").iterdir() if path.name.endswith("before-2"))
-    export(choose_checkpoint(run, pinned), corpus_of(configure(folder, ["name=writer"])), folder / "small")
+    export(choose_checkpoint(run, pinned), corpus_of(configure(folder, ["name=writer"])).tokenizer(), folder / "small")
     model = AutoModelForCausalLM.from_pretrained(folder / "small")
     assert (model.config.n_layer, model.config.n_embd) == (1, 16)
 
@@ -64,7 +64,9 @@ def test_what_is_not_there_is_one_line(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no usable checkpoint"):
         choose_checkpoint(folder, None)
     with pytest.raises(ConfigError, match="more than an exported model"):
-        export(choose_checkpoint(folder / "runs" / "writer", None), corpus_of(configure(folder, ["name=writer"])), folder / "runs")
+        export(
+            choose_checkpoint(folder / "runs" / "writer", None), corpus_of(configure(folder, ["name=writer"])).tokenizer(), folder / "runs"
+        )
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ def test_the_types_of_the_weights_are_kept() -> None:
 def test_half_precision_is_grown_in_float32_and_rounded_once() -> None:
     half = build_model(LLAMA, 0).bfloat16()
     wide = copy.deepcopy(half).float()
-    grown, grown_wide = (dict(grow_model(model, width=3, n_layer=3)[0].named_parameters()) for model in (half, wide))
+    grown, grown_wide = (
+        dict(grow_model(model, width=3, n_layer=3, method=Method(noise_scale=0.5))[0].named_parameters()) for model in (half, wide)
+    )
     assert all(torch.equal(p, grown_wide[name].bfloat16()) for name, p in grown.items())
 
 
@@ -245,3 +247,8 @@ def test_a_model_that_growth_does_not_know_is_refused() -> None:
 def test_a_gpt2_told_its_width_finds_its_heads() -> None:
     grown, _ = grow_model(build_model(GPT2, 0), d_model=32)
     assert (grown.config.n_head, grown.config.n_inner) == (4, 24)
+
+
+def test_noise_is_less_in_half_precision() -> None:
+    assert [Method().noise_for(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [2.0, 0.5, 0.5]
+    assert Method(noise_scale=1.0).noise_for(torch.bfloat16) == 1.0

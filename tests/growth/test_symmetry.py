@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raystage.growth import Method, grow
+from raystage.growth.method import NOISE_SCALE
 from raystage.growth.symmetry import seed_of
 from raystage.models.axes import Axis
 from raystage.models.family import ModelSpec, get_family
@@ -40,7 +41,7 @@ def test_without_noise_copies_stay_equal(key: str) -> None:
 
 @every_growth
 def test_with_the_default_noise_every_copied_channel_goes_its_own_way(key: str) -> None:
-    gaps = copy_gaps(trained(key, Method().noise_scale), *GROWTHS[key])
+    gaps = copy_gaps(trained(key, NOISE_SCALE), *GROWTHS[key])
     assert min(gaps.values()) > 1e-5, gaps
 
 
@@ -49,7 +50,7 @@ def test_with_the_default_noise_every_matrix_with_room_gains_rank(key: str) -> N
     """Every matrix of the blocks whose shorter side grew, against the same steps without noise and against before them."""
     before, after = GROWTHS[key]
     start = grow(state_of(shaken(before)), before, after, Method(noise_scale=0.0)).parameters
-    plain, noisy = parameters_of(trained(key, 0.0)), parameters_of(trained(key, Method().noise_scale))
+    plain, noisy = parameters_of(trained(key, 0.0)), parameters_of(trained(key, NOISE_SCALE))
     axes = get_family(before.family).axes(before)
     small = {name: p for name, p in parameters_of(shaken(before)).items() if p.dim() == 2 and axes.split(name)[0] is not None}
     with_room = [name for name, p in small.items() if min(noisy[name].shape) > min(p.shape)]
@@ -63,7 +64,7 @@ def test_with_the_default_noise_every_matrix_with_room_gains_rank(key: str) -> N
 def test_copied_channels_come_to_carry_different_things(key: str) -> None:
     """Noise in what reads equal copies moves nothing by itself; after some steps the two halves of the stream differ."""
     before, after = GROWTHS[key]
-    for noise_scale, apart in ((0.0, False), (Method().noise_scale, True)):
+    for noise_scale, apart in ((0.0, False), (NOISE_SCALE, True)):
         with torch.no_grad():
             hidden = get_family(before.family).hidden_states(trained(key, noise_scale).model, batch(after)[0], None, None)
         first, second = hidden.split(before.d_model, dim=-1)

@@ -234,3 +234,15 @@ def test_works_where_torch_and_mlflow_are_not(run_dir: Path, tmp_path: Path) -> 
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
     assert (tmp_path / "index.html").exists()
+
+
+def test_slopes_beyond_their_panel(tmp_path: Path) -> None:
+    """A run whose few known slopes are all far steeper than any threshold."""
+    folder = write_made_run(tmp_path / "steep")
+    metrics, _ = made_records()
+    checks = [record for record in metrics if record["kind"] == "check"][:3]
+    others = [record for record in metrics if record["kind"] != "check"]
+    write_lines(
+        folder / "metrics.jsonl", [*others, *({**check, "slope": -3.0, "slope_bound": -2.8, "threshold": None} for check in checks)]
+    )
+    assert build_report([folder], tmp_path / "report").is_file()

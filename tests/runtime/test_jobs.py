@@ -255,3 +255,21 @@ def test_secrets_become_environment(tmp_path: Path) -> None:
     assert "hidden" not in str(caught.value)
     with pytest.raises(ConfigError, match="it must be there on every node"):
         load_secrets({"RAYSTAGE_SECRETS_FILE": str(tmp_path / "absent")})
+
+
+def test_only_remedies_that_are_taken_are_named(here: Path) -> None:
+    (here / "s.yaml").write_text("name: s\n")
+    for override, search, has_uri in (
+        (("storage=runs",), None, True),
+        (("storage=runs",), here / "s.yaml", False),
+        (("storage=runs", "training.strategy=fsdp"), None, False),
+        (("init_from.path=runs/a",), None, False),
+        (("data.cache_dir=data",), here / "s.yaml", True),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            package_of(configured(*override), search=search)
+        assert ("or a URI like s3://bucket/runs" in str(caught.value)) == has_uri
+    with pytest.raises(ConfigError, match="trials of a search lie in a folder that all nodes share"):
+        package_of(configured("storage=s3://bucket/runs"), search=here / "s.yaml")
+    with pytest.raises(ConfigError, match="takes a path; 'raystage export' brings"):
+        configured("init_from.path=s3://bucket/runs/a")

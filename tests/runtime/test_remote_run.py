@@ -14,14 +14,16 @@ from raystage.data.progress import Progress, no_progress
 from raystage.report.build import build_report
 from raystage.runtime.driver import Outcome, train
 from raystage.runtime.engine import EngineError
-from raystage.runtime.export import choose_checkpoint
+from raystage.runtime.export import choose_checkpoint, export
 from raystage.runtime.local import LocalEngine
+from raystage.runtime.model_source import find_model
 from raystage.runtime.remote_commands import ask_anywhere
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.view import list_runs, view_checkpoint, view_model, view_records
 from raystage.tracking.records import RunRecords, read_records
 from raystage.training.mirror import KEEP_UNSENT
 from raystage.training.ports import Ask
+from tests.data.made_text import made_documents, write_jsonl
 from tests.storage.faulty_store import FaultyFileSystem, empty_store, set_faults, stored
 from tests.training.made_run import configure, losses
 
@@ -282,3 +284,58 @@ def test_a_missing_package_is_one_line(tmp_path: Path) -> None:
     config = configure(tmp_path, ["storage=s3://bucket/runs", f"storage_cache={tmp_path}"])
     with pytest.raises(ConfigError, match=r"storage=s3://bucket/runs/small: s3:// needs .*pip install s3fs"):
         run(config)
+
+
+def test_those_who_look_see_what_is_there_now(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what lay there when they looked before: the run was deleted, and trained anew for less."""
+    monkeypatch.setattr("raystage.runtime.view._VIEWED", str(tmp_path / "viewed"))
+    uri = f"{STORE}/anew"
+    run(elsewhere(folder, "anew"), makes_products=True)
+    assert choose_checkpoint(view_checkpoint(uri, None), None).manifest.counters.step == 40
+    assert (view_model(uri) / "model.safetensors").is_file()
+    assert (view_records(uri) / "report" / "index.html").is_file()
+    FaultyFileSystem().rm("/bucket/runs/anew", recursive=True)
+    run(elsewhere(folder, "anew", "two", "seed=5"), lambda n: n == 3)
+    newest = choose_checkpoint(view_checkpoint(uri, None), None)
+    assert (newest.manifest.counters.step, newest.manifest.seed) == (15, 5)
+    with pytest.raises(ConfigError, match="no model there"):
+        view_model(uri)
+    assert not list((view_records(uri) / "report").glob("*"))
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_looked_at(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raystage.runtime.view._VIEWED", str(tmp_path / "viewed"))
+    run(elsewhere(folder, "hurt"))
+    ((path, content),) = stored("-end/model.safetensors").items()
+    FaultyFileSystem().pipe_file(path, content[:-1] + bytes([content[-1] ^ 1]))
+    assert choose_checkpoint(view_checkpoint(f"{STORE}/hurt", None), None).folder.name == "00000040-1-1"
+    with pytest.raises(ConfigError, match=r"is damaged .* take another one"):
+        view_checkpoint(f"{STORE}/hurt", Path(path).parent.name)
+
+
+def test_a_model_is_exported_without_its_corpus(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr("raystage.runtime.view._VIEWED", str(tmp_path / "viewed"))
+    config = elsewhere(folder, "far", "one", f"data.cache_dir={tmp_path}/data")
+    run(config)
+    shutil.rmtree(tmp_path / "data")
+    monkeypatch.setattr("raystage.runtime.export.prepare", mock.Mock(side_effect=AssertionError("the corpus is not needed")))
+    found = find_model(f"{STORE}/far")
+    assert found.stored is not None
+    target = export(found.stored, found.tokenizer(), tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(target)("the loss").input_ids
+
+
+def test_a_run_goes_on_with_its_text_after_that_has_changed(tmp_path: Path) -> None:
+    text = write_jsonl(tmp_path / "text.jsonl", made_documents(400))
+    places = [f"data.sources=[{{kind: jsonl, path: {text}}}]", f"data.cache_dir={tmp_path}/data"]
+    config = elsewhere(tmp_path, "kept-text", "one", *places)
+    said: list[str] = []
+    engine = StoppedEngine(config, lambda n: n == 3)
+    with mock.patch("raystage.runtime.driver.wrap_up", return_value=None):
+        assert not train(config, lambda: engine, no_progress, said.append).finished
+        write_jsonl(text, made_documents(300))
+        assert train(config, lambda: LocalEngine(config.runtime), no_progress, said.append).finished
+    assert [line for line in said if line.startswith("the text has changed since the run began")]
+    assert records(config).train[-1]["step"] == 40

@@ -15,6 +15,7 @@ from raystage.runtime.driver import train
 from raystage.runtime.local import LocalEngine
 from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.sync import sync
+from raystage.tracking import mlflow_client
 from raystage.tracking.mlflow_client import import_quietly
 from raystage.tracking.mlflow_mark import load_mark
 from raystage.tracking.records import METRICS_FILE, RunRecords, read_records
@@ -175,3 +176,26 @@ def test_a_run_in_two_stores_is_whole_and_once_in_each(folder: Path, uri: str, t
 def test_refusals(tracked: Config, run: str, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         sync(str(RunFolder.of(tracked).path.parent / run), [override], print)
+
+
+def test_a_run_that_works_here_is_sent_from_its_own_records(folder: Path, uri: str) -> None:
+    """Which may be newer than the copy there, and may be written just now."""
+    there = f"file://{folder}/there"
+    config = configure(folder, [*SHORT, "name=here", f"storage={there}", f"storage_cache={folder}/one"])
+    drive(config)
+    metrics = RunFolder.of(config).path / "metrics.jsonl"
+    (folder / "there" / "here" / "metrics.jsonl").write_text("")
+    before = metrics.stat().st_ino, metrics.read_bytes()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("raystage.runtime.sync.Config", lambda: config_with_cache(config, str(folder / "one")))
+        sync(f"{there}/here", [f"tracking.mlflow_uri={uri}", "tracking.experiment=test"], lambda line: None)
+        assert (metrics.stat().st_ino, metrics.read_bytes()) == before
+        with RunFolder.of(config).locked(), pytest.raises(ConfigError, match="another process is training this run"):
+            sync(f"{there}/here", [f"tracking.mlflow_uri={uri}"], lambda line: None)
+
+
+def test_a_database_that_cannot_be_opened_is_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # or it would wait for a hundred seconds
+    said = mlflow_client.ask(f"sqlite:///{tmp_path}")  # a folder
+    assert said is not None
+    assert "unable to open database file" in said

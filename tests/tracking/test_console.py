@@ -1,4 +1,5 @@
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console as Terminal
@@ -11,7 +12,7 @@ from raystage.tracking.progress import nearness, percent_done, share_done, time_
 from tests.tracking.made_progress import BUDGET, DECISIONS, GOAL, METRICS, progress_at
 
 
-def plain_console(**more: float) -> tuple[Console, io.StringIO]:
+def plain_console(**more: Any) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     return Console(GOAL, "run", Terminal(file=out, width=60, highlight=False), **more), out
 
@@ -64,10 +65,16 @@ def test_plain_progress_only_once_an_interval() -> None:
     assert not any(line.startswith("step") for line in out.getvalue().splitlines())
 
 
-def test_a_resumed_run_does_not_print_its_past() -> None:
-    console, out = plain_console(line_interval_s=60.0)
+@pytest.mark.parametrize("n_chunks", [1, 3])
+def test_a_resumed_run_does_not_print_its_past(n_chunks: int) -> None:
+    """However much of it comes at once."""
+    console, out = plain_console(line_interval_s=60.0, after_attempt=1)
     restart = {"kind": "start", "attempt": 2, "step": 230, "time_s": 40.0, "world_size": 1, "device": "cpu", "run_id": None}
-    console.consume([*[record for record in METRICS if record["step"] <= 230], restart], DECISIONS[:1])
+    past = [record for record in METRICS if record["step"] <= 230]
+    size = len(past) // n_chunks
+    for number in range(n_chunks - 1):
+        console.consume(past[size * number : size * (number + 1)], DECISIONS[:1] if number == 0 else [])
+    console.consume([*past[size * (n_chunks - 1) :], restart], DECISIONS[:1] if n_chunks == 1 else [])
     assert out.getvalue().splitlines() == ["start at step 230 on 1 worker, cpu, attempt 2"]
 
 

@@ -1,5 +1,6 @@
 """The guard in real runs: rollbacks with the data moved on, holds, stops; and never for ever."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from raystage.runtime.replay_run import compare_run
 from raystage.tracking.records import RunRecords
 from raystage.training.checkpoint import CheckpointStore, load_tensors
 from raystage.training.run import TrainingError
+from raystage.training.start import from_checkpoint
 from raystage.training.step import train_step
 from tests.training.made_run import assign, configure, train_here
 
@@ -180,3 +182,27 @@ def test_stability_is_logged(folder: Path) -> None:
     assert len(moments) == 12
     assert all(m > 0 for m in moments)
     assert all(r["grad_norm"] > 0 for r in records.train)
+
+
+def test_the_ruined_model_is_gone_when_the_restored_one_is_made(
+    folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a rollback would need the memory of both."""
+    honest, alive = train_step, list[int]()
+    seen: list[weakref.ref[Any]] = []
+
+    def noting(machinery: Any, *rest: Any, **named: Any) -> Any:
+        seen[:] = [
+            weakref.ref(p) for p in (*machinery.model.parameters(), *(t for s in machinery.optimizer.state.values() for t in s.values()))
+        ]
+        return honest(machinery, *rest, **named)
+
+    def restoring(*args: Any) -> Any:
+        alive.append(sum(ref() is not None for ref in seen))
+        return from_checkpoint(*args)
+
+    monkeypatch.setitem(globals(), "train_step", noting)
+    monkeypatch.setattr("raystage.training.rollback.from_checkpoint", restoring)
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    train_here(configure(folder, ["name=gone", *PLAIN]))
+    assert alive == [0]

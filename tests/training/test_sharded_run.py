@@ -145,7 +145,7 @@ def test_an_export_and_what_reads_a_model_see_whole_tensors(folder: Path, sharde
     config = configure(folder, ["name=sharded", *PLAN, FSDP])
     stored = CheckpointStore(folder / "runs" / "sharded").latest_good()
     assert stored is not None
-    target = export(stored, Corpus.load(assign(config).corpus_folder), folder / "exported")
+    target = export(stored, Corpus.load(assign(config).corpus_folder).tokenizer(), folder / "exported")
     assert not list(target.glob("*shard*"))
     exported = load_file(target / "model.safetensors")
     parameters = load_tensors(stored.folder).parameters

@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from raystage.config import ConfigError, load
 from raystage.tracking.records import read_records
+from raystage.tuning import search
 from raystage.tuning.search import keep_settings
 from raystage.tuning.trial_config import Trial
+from tests.made_run import write_made_run
 from tests.tuning.made_search import made_search, write_search
 
 pytestmark = pytest.mark.long
@@ -85,5 +89,20 @@ def test_a_search_goes_on_as_it_began(tmp_path: Path) -> None:
     keep_settings(tmp_path, *settings)
     (tmp_path / "trials.jsonl").write_text("{}\n")
     keep_settings(tmp_path, *made_search(tmp_path, trials={"max_concurrent": 3}))
-    with pytest.raises(ConfigError, match="a search of this name began with other settings; choose another name, or move"):
+    keep_settings(tmp_path, *made_search(tmp_path, "runtime.address=other:6379", "tracking.mlflow_uri=http://other:5000"))
+    with pytest.raises(ConfigError, match=r"seed=7: search 'made' began with \d+; keep that value"):
+        keep_settings(tmp_path, *made_search(tmp_path, "seed=7"))
+    with pytest.raises(
+        ConfigError, match=r"search.strategy.kind=grid: search .* began with .*; keep that value, choose another name, or move"
+    ):
         keep_settings(tmp_path, *made_search(tmp_path, strategy={"kind": "grid"}))
+
+
+def test_tune_is_told_of_the_seed_that_it_compares_alone(tmp_path: Path) -> None:
+    trials = {f"t{seed}": Trial.of((("seed", "0"),), seed) for seed in (3, 4)}
+    for name in trials:
+        write_made_run(tmp_path / name)
+    book = types.SimpleNamespace(trials=trials, outcomes=trials)
+    configs = types.SimpleNamespace(folder_of=lambda trial: tmp_path / next(name for name, each in trials.items() if each is trial))
+    past: Any = search._past
+    assert list(past(book, configs, 4)) == ["t4"]
