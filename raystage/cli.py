@@ -1,33 +1,35 @@
 """The command line: one command a verb; nothing else."""
 
-import contextlib
 import dataclasses
-import errno
+import importlib.metadata
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import rich.console
 import typer
 
 from raystage import cluster_commands, study_command
 from raystage.config import Config, ConfigError, load
 from raystage.config.grow import Grow, read_target
-from raystage.config.names import shortened
-from raystage.config.redact import redacted
 from raystage.config.reference import key_list
 from raystage.config.replay import Replay, read_pacing
 from raystage.config.search import Search, read_search
 from raystage.quiet import quiet_environment
+from raystage.runtime.engine import EngineError
 from raystage.runtime.secrets_file import load_secrets
+from raystage.terminal import fail, say, terminal, trouble_of_system
 
 if TYPE_CHECKING:
     from raystage.runtime.driver import Outcome
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, like tune_configs/quickstart.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="overrides of single keys")]
@@ -44,18 +46,6 @@ EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local
 ProfileOption = Annotated[bool, typer.Option("--profile", help="where the time of a few steps of each stage goes: RUN/profile")]
 
 _PROFILED_STEPS = 3
-_REMEDIES = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write, or change its permissions"),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space: the same command goes on"),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "a folder and a file are mixed up: name another place"),
-    errno.ENAMETOOLONG: "name a shorter one",
-}
-
-_terminal = rich.console.Console(highlight=False)
-
-
-for command in (cluster_commands.submit, cluster_commands.jobs, cluster_commands.doctor):
-    app.command()(command)
 
 
 def main() -> None:
@@ -65,17 +55,24 @@ def main() -> None:
         load_secrets()
         app()
     except ConfigError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
+    except EngineError as error:
+        fail(str(error), 1)
     except OSError as error:
-        if error.errno not in _REMEDIES:
+        if (line := trouble_of_system(error)) is None:
             raise
-        _fail(f"{shortened(str(error.filename or 'a file'))}: {os.strerror(error.errno).lower()}; {_REMEDIES[error.errno]}", 2)
+        fail(line, 2)
 
 
-app.command(epilog=study_command.KEYS)(study_command.reproduce)
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="show the version")] = False) -> None:
+    """Elastic pretraining of GPT models on Ray: sequence length, depth, width and batch grow as the loss slope says."""
+    if version:
+        say(importlib.metadata.version("raystage"))
+        raise typer.Exit
 
 
-@app.command(epilog=key_list(Config))
+@app.command(epilog=key_list(Config), short_help="train a run, or go on with it")
 def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption = None, profile: ProfileOption = False) -> None:
     """Train, or go on with, the run that CONFIG names."""
     profiled = [f"runtime.profile_steps={_PROFILED_STEPS}"] if profile else []
@@ -86,7 +83,7 @@ def train(config: ConfigPath, overrides: Overrides = None, engine: EngineOption 
         _train_on_ray(settings)
 
 
-@app.command(epilog=key_list(Search))
+@app.command(epilog=key_list(Search), short_help="search the pacing of a run")
 def tune(
     search: Annotated[Path, typer.Argument(metavar="SEARCH", help="YAML file, like tune_configs/search/quickstart.yaml")],
     overrides: Overrides = None,
@@ -97,34 +94,34 @@ def tune(
     from raystage.tuning.search import run_search
     from raystage.tuning.trial_table import TrialView
 
-    with _engine_errors(), progress_bars(_terminal) as progress, TrialView(_terminal) as view:
-        found = run_search(settings, space, base, progress, _say, view.show)
-    _say(f"search: {found.summary}")
+    with progress_bars(terminal) as progress, TrialView(terminal) as view:
+        found = run_search(settings, space, base, progress, say, view.show)
+    say(f"search: {found.summary}")
     if found.best is not None:
-        _say(f"best:   {found.best} ({', '.join(f'{key}={value}' for key, value in found.summary.chosen or ())})")
-    _say(f"report: {found.page}")
+        say(f"best:   {found.best} ({', '.join(f'{key}={value}' for key, value in found.summary.chosen or ())})")
+    say(f"report: {found.page}")
     if not found.finished:
-        _say("stopped before its end; the same command goes on")
+        say("stopped before its end; the same command goes on")
     elif found.best is None:
-        _fail("every point was rejected, or failed; the report says why: widen the space, or loosen constraints", 1)
+        fail("every point was rejected, or failed; the report says why: widen the space, or loosen constraints", 1)
 
 
-@app.command()
+@app.command(short_help="turn text into packed rows")
 def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
     """Turn CONFIG's sources into packed rows; a second call finds them there."""
     settings = load(config, overrides or ())
     from raystage.runtime.driver import prepare_corpus
     from raystage.tracking.progress_bars import progress_bars
 
-    with _engine_errors(), progress_bars(_terminal) as progress:
-        corpus = prepare_corpus(settings, progress, _say)
-    _say(
+    with progress_bars(terminal) as progress:
+        corpus = prepare_corpus(settings, progress, say)
+    say(
         f"{corpus.n_train_tokens:,} training and {corpus.n_validation_tokens:,} validation tokens of "
         f"{corpus.vocab_size:,} entries in {corpus.folder}"
     )
 
 
-@app.command()
+@app.command(short_help="show stages, memory and compute; train nothing")
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -133,10 +130,10 @@ def plan(
     """Show the stages expected, their parameters, their memory, and their share of tokens, compute and time; train nothing."""
     from raystage.runtime.plan_table import plan_table
 
-    _terminal.print(plan_table(load(config, overrides or ()), measure))
+    terminal.print(plan_table(load(config, overrides or ()), measure))
 
 
-@app.command()
+@app.command(short_help="a page of one run, or of several")
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="one run folder or its URI, or several to compare")],
     out: Annotated[Path | None, typer.Option(help="folder for the page; default: RUN/report, or 'report' for several")] = None,
@@ -147,13 +144,13 @@ def report(
     from raystage.runtime.view import view_records
     from raystage.tracking.progress_bars import progress_bars
 
-    with progress_bars(_terminal) as progress:
+    with progress_bars(terminal) as progress:
         folders = [view_records(run, progress) for run in runs]
     beside = len(runs) == 1 and folders[0] == Path(runs[0])
-    _say(f"report: {build_report(folders, out or (folders[0] / 'report' if beside else Path('report')), baseline)}")
+    say(f"report: {build_report(folders, out or (folders[0] / 'report' if beside else Path('report')), baseline)}")
 
 
-@app.command()
+@app.command(short_help="a checkpoint as a Hugging Face folder")
 def export(
     run: RunDir,
     target: Annotated[Path, typer.Argument(help="new folder")],
@@ -164,14 +161,14 @@ def export(
     from raystage.runtime.model_source import find_model
     from raystage.tracking.progress_bars import progress_bars
 
-    with progress_bars(_terminal) as progress:
+    with progress_bars(terminal) as progress:
         found = find_model(run, checkpoint, progress)
     if found.stored is None:
         raise ConfigError(f"{run}: is a Hugging Face folder already; give a run")
-    _say(f"model: {write(found.stored, found.tokenizer(), target)} ({found.name})")
+    say(f"model: {write(found.stored, found.tokenizer(), target)} ({found.name})")
 
 
-@app.command(epilog=key_list(Grow))
+@app.command(epilog=key_list(Grow), short_help="grow a model by hand")
 def grow(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="run folder, raystage checkpoint, or Hugging Face folder")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="new folder")],
@@ -186,12 +183,12 @@ def grow(
 
     plan = plan_growth(source, target, wanted, verify=not dry_run)
     if dry_run:
-        _terminal.print(grow_table(plan))
+        terminal.print(grow_table(plan))
     else:
-        _say(write_grown(plan, target))
+        say(write_grown(plan, target))
 
 
-@app.command()
+@app.command(short_help="perplexity, LAMBADA, loss by position")
 def evaluate(
     source: ModelArgument,
     checkpoint: CheckpointOption = None,
@@ -215,17 +212,17 @@ def evaluate(
     from raystage.tracking.progress_bars import progress_bars
 
     request = Request(tuple(text or ()), lambada, validation, positions, words, context, stride, batch_tokens, device, precision)
-    with progress_bars(_terminal) as progress:
+    with progress_bars(terminal) as progress:
         found = find_model(source, checkpoint, progress)
         tree = evaluate_model(found, request, progress)
-    _terminal.print(evaluation_table(tree))
+    terminal.print(evaluation_table(tree))
     for line in [*conventions(tree), *publish(tree, found, source, mlflow)]:
-        _say(line)
+        say(line)
     if as_json is not None:
         save_json(tree, as_json)
 
 
-@app.command()
+@app.command(short_help="text from a model")
 def generate(
     source: ModelArgument,
     checkpoint: CheckpointOption = None,
@@ -246,7 +243,7 @@ def generate(
     from raystage.tracking.progress_bars import progress_bars
 
     start = _prompt(prompt, prompt_file)
-    with progress_bars(_terminal) as progress:
+    with progress_bars(terminal) as progress:
         found = find_finished(source, checkpoint, progress)
     generator = Generator(found.open(pick(device), "float32"))
     written = generator.samples(start, samples, tokens, Sampling(temperature, top_k, top_p, seed))
@@ -259,7 +256,7 @@ def generate(
         print(sample.prompt + sample.text)
 
 
-@app.command(epilog=key_list(Replay))
+@app.command(epilog=key_list(Replay), short_help="a curve through the controller")
 def replay(
     curve: Annotated[Path, typer.Argument(metavar="CURVE", help="CSV file (step, loss; tokens, seconds, lr), metrics.jsonl or run folder")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[pacing.KEY=VALUE]...", help="pacing.thresholds.depth=-0.06")] = None,
@@ -279,14 +276,14 @@ def replay(
     if as_json:
         print(json.dumps(answer.tree, indent=2))
     else:
-        _terminal.print(answer.table)
+        terminal.print(answer.table)
     if answer.comparison is not None and answer.comparison.difference is not None:
-        _fail(str(answer.comparison), 1)
+        fail(str(answer.comparison), 1)
     if answer.comparison is not None and not as_json:
-        _say(str(answer.comparison))
+        say(str(answer.comparison))
 
 
-@app.command()
+@app.command(short_help="list runs; decide by hand")
 def runs(
     action: Annotated[RunAction | None, typer.Argument(help="what to do; none: list the runs")] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="run to do it to")] = None,
@@ -300,14 +297,14 @@ def runs(
     if action is None:
         from raystage.runtime.view import list_runs
 
-        _terminal.print(list_runs(storage))
+        terminal.print(list_runs(storage))
         return
     from raystage.runtime.remote_commands import ask_anywhere
 
-    _say(ask_anywhere(storage, action, name, what))
+    say(ask_anywhere(storage, action, name, what))
 
 
-@app.command()
+@app.command(short_help="send to MLflow what it lacks")
 def sync(
     run: RunDir,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[tracking.KEY=VALUE]...", help="tracking.mlflow_uri=...")] = None,
@@ -315,8 +312,13 @@ def sync(
     """Send to MLflow what it does not have of RUN: it was away, or the run was trained without it. Nothing is sent twice."""
     from raystage.runtime.sync import sync as send
 
-    with _engine_errors():
-        send(run, overrides or (), _say)
+    send(run, overrides or (), say)
+
+
+app.command(short_help="send a run to a Ray cluster as a job")(cluster_commands.submit)
+app.command(short_help="jobs of a cluster: list, follow, stop")(cluster_commands.jobs)
+app.command(short_help="is this machine, or cluster, fit?")(cluster_commands.doctor)
+app.command(short_help="run a study of several arms", epilog=study_command.KEYS)(study_command.reproduce)
 
 
 def _train_on_ray(settings: Config) -> None:
@@ -324,8 +326,8 @@ def _train_on_ray(settings: Config) -> None:
     from raystage.runtime.ray_engine import RayEngine
     from raystage.tracking.progress_bars import progress_bars
 
-    with _engine_errors(), progress_bars(_terminal) as progress:
-        _finish(run(settings, lambda: RayEngine(settings), progress, _say))
+    with progress_bars(terminal) as progress:
+        _finish(run(settings, lambda: RayEngine(settings), progress, say))
 
 
 def _train_local(settings: Config) -> None:
@@ -337,37 +339,26 @@ def _train_local(settings: Config) -> None:
         engine = LocalEngine(settings.runtime)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    with _engine_errors():
-        if engine.ranks.is_first:
-            try:
-                with progress_bars(_terminal) as progress:
-                    _finish(run(settings, lambda: engine, progress, _say))
-            finally:
-                engine.dismiss()
-        else:
-            engine.follow()
+    if engine.ranks.is_first:
+        try:
+            with progress_bars(terminal) as progress:
+                _finish(run(settings, lambda: engine, progress, say))
+        finally:
+            engine.dismiss()
+    else:
+        engine.follow()
 
 
 def _finish(outcome: "Outcome") -> None:
     if outcome.products is None:
-        _say(f"stopped with a checkpoint; the same command goes on, past training.stop_at with a larger one ({outcome.folder.path})")
+        say(f"stopped with a checkpoint; the same command goes on, past training.stop_at with a larger one ({outcome.folder.path})")
         return
     facts = outcome.products.sample_facts or {}
     if "share_of_python" in facts:
         shares = f"{facts['share_of_python']:.0%} of {facts['lines']} generated lines pass Python's tokenize"
-        _say(f"sample: {shares} (held-out lines: {facts['share_of_python_held_out']:.0%})")
-    _say(f"model:  {outcome.products.model}")
-    _say(f"report: {outcome.products.page}")
-
-
-@contextlib.contextmanager
-def _engine_errors() -> Iterator[None]:
-    from raystage.runtime.engine import EngineError
-
-    try:
-        yield
-    except EngineError as error:
-        _fail(str(error), 1)
+        say(f"sample: {shares} (held-out lines: {facts['share_of_python_held_out']:.0%})")
+    say(f"model:  {outcome.products.model}")
+    say(f"report: {outcome.products.page}")
 
 
 def _prompt(text: str, file: Path | None) -> str:
@@ -383,12 +374,3 @@ def _prompt(text: str, file: Path | None) -> str:
 
 def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
     return [*(overrides or ()), *([f"runtime.engine={engine}"] if engine else [])]
-
-
-def _say(line: str) -> None:
-    _terminal.print(redacted(line), markup=False, soft_wrap=True)
-
-
-def _fail(line: str, code: int) -> None:
-    print(f"raystage: {redacted(line)}", file=sys.stderr)
-    sys.exit(code)

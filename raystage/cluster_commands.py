@@ -1,23 +1,18 @@
 """The commands that look after Ray clusters and their jobs; nothing else."""
 
-import contextlib
 import datetime
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import rich.console
 import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
 from raystage.config import ConfigError, from_tree, load
-from raystage.config.redact import redacted
 from raystage.config.search import read_search
-from raystage.runtime.engine import EngineError
-
-_terminal = rich.console.Console(highlight=False)
+from raystage.terminal import fail, say, terminal
 
 AddressOption = Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="dashboard of the cluster, like http://127.0.0.1:8265")]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="also to another machine without token authentication")]
@@ -48,14 +43,13 @@ def submit(
         settings = load(config, overrides or ())
         package, name = package_of(settings, exclude or (), has_secrets=bool(secrets_file)), settings.name
     client = connect(address, insecure)
-    _say(f"package: {package.n_bytes / 1000:,.1f} kB: {', '.join([*package.texts, *package.files])}")
+    say(f"package: {package.n_bytes / 1000:,.1f} kB: {', '.join([*package.texts, *package.files])}")
     if package.left_out:
-        _say(f"left out, and not read by the job: {', '.join(package.left_out)}")
-    with _engine_errors():
-        job_id = send(client, package, name, secrets_file, code)
-        _say(f"job: {job_id}")
-        if not detach:
-            _follow(client, job_id, address)
+        say(f"left out, and not read by the job: {', '.join(package.left_out)}")
+    job_id = send(client, package, name, secrets_file, code)
+    say(f"job: {job_id}")
+    if not detach:
+        _follow(client, job_id, address)
 
 
 def jobs(
@@ -70,19 +64,18 @@ def jobs(
     if action != "list" and job_id is None:
         raise ConfigError(f"jobs {action}: needs the name of a job; 'raystage jobs list' has them")
     client = connect(address, insecure)
-    with _engine_errors():
-        if action == "list" or job_id is None:
-            _terminal.print(_table(jobs_of(client)))
-            return
-        status_of(client, job_id)
-        if action == "follow":
-            _follow(client, job_id, address)
-        else:
-            _say(f"job {job_id}: {stop(client, job_id, _say)}; the same submission goes on from its checkpoint")
+    if action == "list" or job_id is None:
+        terminal.print(_table(jobs_of(client)))
+        return
+    status_of(client, job_id)
+    if action == "follow":
+        _follow(client, job_id, address)
+    else:
+        say(f"job {job_id}: {stop(client, job_id, say)}; the same submission goes on from its checkpoint")
 
 
 def doctor(
-    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="YAML file, as for train; default: the defaults")] = None,
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file, as for train; default: the defaults")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="overrides of single keys")] = None,
     address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of a Ray cluster, instead of runtime.address")] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="[s] for every node to answer each question")] = 60.0,
@@ -94,9 +87,8 @@ def doctor(
     from raystage.runtime.doctor import examine
     from raystage.runtime.doctor_table import show
 
-    if n_problems := show(examine(settings, timeout), _terminal, as_json):
-        print(f"raystage: doctor: {n_problems} problem{'s' * (n_problems > 1)}", file=sys.stderr)
-        sys.exit(1)
+    if n_problems := show(examine(settings, timeout), terminal, as_json):
+        fail(f"doctor: {n_problems} problem{'s' * (n_problems > 1)}", 1)
 
 
 def _follow(client: Any, job_id: str, address: str) -> None:
@@ -106,9 +98,9 @@ def _follow(client: Any, job_id: str, address: str) -> None:
     try:
         status = follow(client, job_id, _write)
     except KeyboardInterrupt:
-        _say(f"left; the job goes on: raystage jobs follow {job_id} --address {address}, or jobs stop")
+        say(f"left; the job goes on: raystage jobs follow {job_id} --address {address}, or jobs stop")
         return
-    _say(f"job {job_id}: {status}")
+    say(f"job {job_id}: {status}")
     if status == "FAILED":
         sys.exit(1)
 
@@ -121,20 +113,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     return table
 
 
-@contextlib.contextmanager
-def _engine_errors() -> Iterator[None]:
-    try:
-        yield
-    except EngineError as error:
-        print(f"raystage: {redacted(str(error))}", file=sys.stderr)
-        sys.exit(1)
-
-
 def _write(text: str) -> None:
     """As it comes from the job, whose lines are plain."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _say(line: str) -> None:
-    _terminal.print(redacted(line), markup=False, soft_wrap=True)

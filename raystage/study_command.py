@@ -1,15 +1,13 @@
 """The command that runs a study; nothing else."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import rich.console
 import typer
 
-from raystage.config.redact import redacted
 from raystage.config.reference import key_lines, key_list
 from raystage.config.study import ArmKeys, StudyKeys, read_study
+from raystage.terminal import fail, say, terminal
 
 KEYS = key_list(
     StudyKeys,
@@ -18,7 +16,6 @@ KEYS = key_list(
     "arms.NAME.set  keys of a run that the arm changes, like pacing.rule=linear",
 )
 _PRESETS = Path("tune_configs/reproduce")
-_terminal = rich.console.Console(highlight=False)
 
 
 def reproduce(
@@ -41,15 +38,10 @@ def reproduce(
 
     finished = True
     if not only_report:
-        with progress_bars(_terminal) as progress:
-            prepare_corpus(wanted.base, progress, _say)
-        finished = run_study(wanted, _say)
+        with progress_bars(terminal) as progress:
+            prepare_corpus(wanted.base, progress, say)
+        finished = run_study(wanted, say)
     command = " ".join(["raystage reproduce", str(study), *(overrides or ()), f"--size {size}"])
-    _say(f"report: {build_study_report(wanted, out or StudyFolder(wanted).path / 'report', command)}")
+    say(f"report: {build_study_report(wanted, out or StudyFolder(wanted).path / 'report', command)}")
     if not finished:
-        print("raystage: runs are left; the same command goes on", file=sys.stderr)
-        sys.exit(1)
-
-
-def _say(line: str) -> None:
-    _terminal.print(redacted(line), markup=False, soft_wrap=True)
+        fail("runs are left; the same command goes on", 1)

@@ -20,6 +20,17 @@ from raystage.config.parse import parse, plain
 from raystage.config.redact import redacted
 from raystage.config.schema import Config
 
+# what other libraries call a key
+_OTHER_NAMES = {
+    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "lr"),
+    **dict.fromkeys(("n_embd", "hidden_size"), "d_model"),
+    **dict.fromkeys(("num_layers", "num_hidden_layers"), "n_layer"),
+    **dict.fromkeys(("num_heads", "num_attention_heads"), "n_head"),
+    **dict.fromkeys(("block_size", "seq_len", "max_seq_len"), "context_length"),
+    **dict.fromkeys(("batch_size", "global_batch_size"), "batch_tokens"),
+    **dict.fromkeys(("steps", "max_steps", "epochs"), "duration"),
+}
+_CHOICES = ("kind", "family", "action")  # of a group, what a value in its place was meant for
 _LISTS_OF_MAPPINGS = ("sources", "validation_sources")
 
 Root = TypeVar("Root")
@@ -35,6 +46,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     tree = parse(text, str(path))
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{path}: holds {_show(tree)}, must be a mapping of keys to values")
+    for key, words in {"arms": "a study: raystage reproduce", "space": "a search: raystage tune"}.items():
+        if key in (tree or {}):
+            raise ConfigError(f"{path}: is the file of {words} {path}")
     return from_tree(tree or {}, overrides)
 
 
@@ -99,12 +113,18 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def unknown_key(key: str, known: Iterable[str], help_command: str = "raystage train --help") -> str:
     """One line for a key that does not exist, with the nearest that does."""
-    known = list(known)
-    pattern = _pattern(key)
-    by_leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6) or by_leaf[:1]
-    hint = f"did you mean {near[0]}?" if near else f"'{help_command}' lists every key"
+    near = _nearest(_pattern(key), list(known))
+    hint = f"did you mean {near}?" if near else f"'{help_command}' lists every key"
     return f"{_cut(key)}: no such key; {hint}"
+
+
+def _nearest(key: str, known: list[str]) -> str | None:
+    """The key of that last part, of the same group if there is one; else the one that is spelled most alike."""
+    group, leaf = key.partition(".")[0], key.rpartition(".")[2]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == _OTHER_NAMES.get(leaf, leaf)]
+    same_group = [name for name in same_leaf if name.partition(".")[0] == group]
+    others = [name for name in known if not key.startswith(f"{name}.")]  # not the group that was named rightly
+    return next(iter([*same_group, *same_leaf, *difflib.get_close_matches(key, others, n=1, cutoff=0.6)]), None)
 
 
 def known_keys(root: type[Any] = Config) -> list[str]:
@@ -160,7 +180,13 @@ def _one_line(error: pydantic.ValidationError, root: type[Any], help_command: st
     above = ".".join(path[:-1])
     if not _allowed(key, keys(root)) and (allowed := _allowed(above, keys(root))):
         return f"{_cut(above)}: {allowed}"  # a mapping that may stand in place of a value
-    return f"{_cut(key)}={_show(first['input'])}: {_allowed(key, keys(root)) or first['msg']}"
+    return f"{_cut(key)}={_show(first['input'])}: {_allowed(key, keys(root)) or first['msg']}{_example(key, keys(root))}"
+
+
+def _example(group: str, schema_keys: tuple[Key, ...]) -> str:
+    """For a value where a group stands: the key below it that such a value may be of."""
+    found = [known for known in schema_keys for leaf in _CHOICES if known.name == f"{group}.{leaf}"]
+    return f", like {found[0].name}={found[0].default}" if found else ""
 
 
 def _path(place: tuple[int | str, ...]) -> list[str]:

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raystage.config.evaluation import Evaluation
-from raystage.config.fields import STRICT, Fraction, Length, Positive
+from raystage.config.fields import DURATION, STRICT, Fraction, Length, Positive, Size
 from raystage.config.names import NAME
 from raystage.config.pacing import Pacing
 
@@ -63,14 +63,14 @@ class Model:
     family: Literal["gpt2", "llama", "qwen3"] = Field(default="gpt2", description="model family: a transformers class and its axes")
     context_length: Length = Field(default=256, description="[tokens] full context of the target")
     vocab_size: Positive | None = Field(default=None, description="[entries] null: the tokenizer's, rounded up to a multiple of 64")
-    n_layer: Positive = Field(default=4, description="[layers] of the target")
-    d_model: Positive = Field(default=128, description="[channels] of the target")
-    n_head: Positive = Field(default=4, description="[heads] of the target's queries")
-    n_kv_head: Positive | None = Field(default=None, description="[heads] of its keys and values (llama, qwen3); null: n_head")
-    head_dim: Positive | None = Field(
+    n_layer: Size = Field(default=4, description="[layers] of the target")
+    d_model: Size = Field(default=128, description="[channels] of the target")
+    n_head: Size = Field(default=4, description="[heads] of the target's queries")
+    n_kv_head: Size | None = Field(default=None, description="[heads] of its keys and values (llama, qwen3); null: n_head")
+    head_dim: Size | None = Field(
         default=None, description="[channels] of a head, the same at every size (llama, qwen3); null: d_model / n_head"
     )
-    d_ff: Positive | None = Field(
+    d_ff: Size | None = Field(
         default=None, description="[units] of the target's feed-forward layer; null: 4 d_model (gpt2), 8/3 d_model up to 64s (llama, qwen3)"
     )
     tie_embeddings: bool = Field(default=True, description="the head is the token embedding")
@@ -143,11 +143,12 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Training:
-    duration: str = Field(default="2e6 tokens", description="budget of the run: a number and 'steps', 'tokens', 'flops' or 'hours'")
+    duration: str = Field(default="2e6 tokens", description="budget of the run", json_schema_extra={"allowed": DURATION})
     stop_at: str | None = Field(
         default=None,
-        description="where the run stops with a checkpoint, its schedules still those of the duration: a number and a unit like there; "
-        "a larger one goes on; null: at the end of the duration",
+        description="where the run stops with a checkpoint, its schedules still those of the duration; a larger one goes on; null: at the "
+        "end of the duration",
+        json_schema_extra={"allowed": f"{DURATION}, or null"},
     )
     batch_tokens: Positive = Field(default=8192, description="[tokens] of one step over all workers, at the full context length")
     batch_rule: Literal["tokens", "sequences"] = Field(default="tokens", description="what stays constant when the length changes")

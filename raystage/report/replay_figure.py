@@ -53,6 +53,7 @@ def save_replay(path: Path, curves: list[DrawnCurve], marks: list[Mark], x_label
         _scale(axes, curves, x_label)
         _mark(axes, marks)
         axes.legend(loc="lower left")
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", metadata={"Software": None})
 
 

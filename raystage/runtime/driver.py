@@ -116,13 +116,10 @@ def _train_in_storage(
     folder = RunFolder.of(config)
     elsewhere = DriverStorage(config, folder, patience, say, progress)
     elsewhere.check_writable()
-    corpus = prepare_corpus(config, progress, say, patience, elsewhere.corpus_digest())
-    if config.init_from.path is not None:
-        try:
-            read_headers(find_checkpoint(Path(config.init_from.path).expanduser()))
-        except ValueError as error:
-            raise ConfigError(f"init_from.path: {error}") from None
+    folder.changes(config)
+    _check_weights(config)
     _check_texts(config)
+    corpus = prepare_corpus(config, progress, say, patience, elsewhere.corpus_digest())
     with folder.locked():
         elsewhere.take_up()
         for change in folder.accept(config):
@@ -137,6 +134,14 @@ def _train_in_storage(
         else:
             elsewhere.bring_where_it_trains()
         return _train(config, corpus, folder, None if finished else make_engine, elsewhere, part, say)
+
+
+def _check_weights(config: Config) -> None:
+    if config.init_from.path is not None:
+        try:
+            read_headers(find_checkpoint(Path(config.init_from.path).expanduser()))
+        except ValueError as error:
+            raise ConfigError(f"init_from.path: {error}") from None
 
 
 def _check_texts(config: Config) -> None:

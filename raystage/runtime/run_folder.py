@@ -20,6 +20,7 @@ MAY_CHANGE = (
     *("data.cache_dir", "data.node_cache_dir", "data.processes"),
 )
 TOKENIZER_FOLDER = "tokenizer"
+Change = dict[str, Any]  # key, before, after
 _ATTEMPT, _LOCK, _CONFIG, _CHANGES = "attempt", "lock", "config.yaml", "config_changes.jsonl"
 
 
@@ -50,29 +51,34 @@ class RunFolder:
                 ) from None
             yield
 
-    def accept(self, config: Config) -> list[str]:
-        """Takes the configuration of this attempt; returns the changes against the last one, a line each.
+    def changes(self, config: Config) -> list[Change]:
+        """What this configuration changes against that of the last attempt.
 
         Raises ConfigError with both values for a key that may not change under an old name.
         """
         path = self.path / _CONFIG
-        changes: list[dict[str, Any]] = []
-        if path.is_file():
-            before, after, default = flat(yaml.safe_load(path.read_text())), flat(to_tree(config)), flat(to_tree(Config()))
-            # a key that was not there yet when the run began had what is its default
-            before |= {key: default[key] for key in after if key not in before and key in default}
-            keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
-            changes = [{"key": key, "before": before.get(key), "after": after.get(key)} for key in keys]
+        if not path.is_file():
+            return []
+        before, after, default = flat(yaml.safe_load(path.read_text())), flat(to_tree(config)), flat(to_tree(Config()))
+        # a key that was not there yet when the run began had what is its default
+        before |= {key: default[key] for key in after if key not in before and key in default}
+        keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+        changes: list[Change] = [{"key": key, "before": before.get(key), "after": after.get(key)} for key in keys]
         for change in changes:
             if not change["key"].startswith(MAY_CHANGE):
                 raise ConfigError(
                     f"{change['key']}={change['after']}: run {config.name!r} began with {change['before']}; "
                     "keep that value, or choose another name for a new run"
                 )
+        return changes
+
+    def accept(self, config: Config) -> list[str]:
+        """Takes the configuration of this attempt; returns its changes, a line each. Raises ConfigError as `changes` does."""
+        changes = self.changes(config)
         if changes:
             with (self.path / _CHANGES).open("a") as file:
                 file.writelines(json.dumps({"after_attempt": self.attempt(), **change}) + "\n" for change in changes)
-        write_whole(path, dump(config))
+        write_whole(self.path / _CONFIG, dump(config))
         return [f"{change['key']}: {change['before']} -> {change['after']}" for change in changes]
 
     def attempt(self) -> int:

@@ -58,7 +58,11 @@ def _beside(other: Against, may_be_better: bool) -> str:
     said = f"ends {_verdict(other.difference, may_be_better)} {other.name}"
     if other.saved is None:
         return said
-    return f"{said} and saves {_size(other.saved)} of the compute {'more' if other.saved.mean >= 0 else 'less'} than that does"
+    half = other.saved.half_interval
+    points = f"{100 * abs(other.saved.mean):.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+    return (
+        f"{said}, and its saving is {points} percentage points {'larger' if other.saved.mean >= 0 else 'smaller'} than that of {other.name}"
+    )
 
 
 def _verdict(difference: Spread, may_be_better: bool) -> str:

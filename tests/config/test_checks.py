@@ -41,7 +41,7 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         # model
         (["model.n_head=5"], "model.n_head=5: must divide model.d_model=128; 4 does"),
         (["model.n_head=256"], "model.n_head=256: must divide model.d_model=128; 128 does"),
-        (["model.d_model=1000000000000", "model.n_head=7"], "model.n_head=7: must divide model.d_model=1000000000000; 8 does"),
+        (["model.d_model=1000000", "model.n_head=7"], "model.n_head=7: must divide model.d_model=1000000; 8 does"),
         # paths to the target
         (["pacing.lengths=[]"], "pacing.lengths=[]: must be given in rising order, each once"),
         (["pacing.lengths=[128, 64, 256]"], "pacing.lengths=[128, 64, 256]: must be given in rising order, each once"),

@@ -75,6 +75,18 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         ("trainig.batch_tokens=1", "trainig: no such key; did you mean training?"),
         ("training.batch_token=1", "training.batch_token: no such key; did you mean training.batch_tokens?"),
         ("batch_tokens=1", "batch_tokens: no such key; did you mean training.batch_tokens?"),
+        ("training.lr=1", "training.lr: no such key; did you mean training.optimizer.lr?"),
+        ("warmup_steps=1", "warmup_steps: no such key; did you mean training.schedule.warmup_steps?"),
+        ("duration=1", "duration: no such key; did you mean training.duration?"),
+        ("data.path=x", "data.path: no such key; did you mean data.sources.0.path?"),
+        ("model.n_embd=1", "model.n_embd: no such key; did you mean model.d_model?"),
+        ("training.learning_rate=1", "training.learning_rate: no such key; did you mean training.optimizer.lr?"),
+        (
+            "training.duration=15e6",
+            "training.duration=15000000: must be a number and 'steps', 'tokens', 'flops' or 'hours', like '4e6 tokens'",
+        ),
+        ("training.optimizer=adamw", "training.optimizer='adamw': must be a mapping of keys to values, like training.optimizer.kind=adamw"),
+        ("model.d_model=1000000000000", "model.d_model=1000000000000: must be a whole number above 0 and at most 1000000"),
         ("training.optimizer.learning=1", "training.optimizer.learning: no such key; did you mean training.optimizer.lr?"),
         (
             "data.validation_sources=[{kid: text}]",

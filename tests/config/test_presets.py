@@ -33,7 +33,7 @@ def test_the_promised_presets_are_there() -> None:
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_loads_and_its_plan_prints(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(path)
-    monkeypatch.setattr("raystage.cli._terminal", Console(highlight=False, width=200))
+    monkeypatch.setattr("raystage.cli.terminal", Console(highlight=False, width=200))
     if path.stem in ("gpt2_medium", "gpt2_large", "gpt2_xl"):  # a quarter of a minute each, and like gpt2_small's
         monkeypatch.setattr("raystage.runtime.plan_table.peaks_of", lambda config, stages: [0] * len(stages))
     done = CliRunner().invoke(app, ["plan", str(path)])

@@ -89,5 +89,5 @@ def test_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         with building(tmp_path / "file" / "x", is_whole):
             pass
 
-    assert f"data.cache_dir={tmp_path / 'file'}: cannot be written" in message_of(build)
+    assert f"{tmp_path / 'file'}: cannot be written" in message_of(build)
     assert os.listdir(tmp_path) == ["file"]
