@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from raystage.report.columns import Columns
-from raystage.tracking.records import METRICS_FILE, Record
+from raystage.tracking.records import METRICS_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,6 @@ def at(columns: Columns, position: int, key: str, how: str = "") -> Cited:
     """One key of one record."""
     value = float(columns[key][position])
     return Cited(None if value != value else value, columns.kind, key, (columns.step(position),), how)
-
-
-def of_record(record: Record, key: str) -> Cited:
-    """One key of one whole record."""
-    return Cited(record[key], record["kind"], key, (record["step"],))
 
 
 def among(columns: Columns, key: str, how: str, value: float | None) -> Cited:

@@ -11,6 +11,7 @@ from raystage.report.columns import Columns
 from raystage.report.evaluations import Evaluated
 from raystage.report.facts import Facts, facts_of
 from raystage.report.run import Run, load_run
+from raystage.report.samples import Sample
 from raystage.report.series import (
     N_PEAKS,
     Series,
@@ -27,7 +28,6 @@ from raystage.report.side_by_side import SideBySide
 from raystage.report.stability import loss_ratios
 from raystage.report.stages import Stage, base_of, stages_of
 from raystage.report.throughput import Throughput, throughputs_of
-from raystage.report.written import Sample
 from raystage.tracking.records import Record
 
 

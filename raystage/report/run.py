@@ -8,7 +8,7 @@ from raystage.config.errors import ConfigError
 from raystage.report.columns import Columns, Metrics
 from raystage.report.evaluations import Evaluated, read_evaluations
 from raystage.report.read import read_metrics
-from raystage.report.written import Sample, read_samples
+from raystage.report.samples import Sample, read_samples
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, Record, read_records
 
 

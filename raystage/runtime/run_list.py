@@ -12,7 +12,7 @@ from raystage.training.checkpoint import CheckpointStore
 
 
 def run_table(storage: Path) -> Table:
-    """One line a run, and one for each pinned checkpoint below it. Raises ConfigError for a missing folder."""
+    """One line a run, as its newest checkpoint has it, and one for each checkpoint. Raises ConfigError for a missing folder."""
     if not storage.is_dir():
         raise ConfigError(f"{storage}: no such folder; runs lie in the folder that the key 'storage' names")
     # the name of a checkpoint is what export and grow are told, so it is never cut off
@@ -21,11 +21,11 @@ def run_table(storage: Path) -> Table:
     for folder in sorted(path.parent for path in storage.glob("*/config.yaml")):
         duration = parse_duration(load(folder / "config.yaml").training.duration)
         stored = CheckpointStore(folder).all()
-        for checkpoint in [*stored[-1:], *[s for s in stored[:-1] if s.manifest.pinned]]:
+        best = min((s for s in stored if s.manifest.val_loss is not None), key=lambda s: s.manifest.val_loss or 0.0, default=None)
+        for number, checkpoint in enumerate([*stored[-1:], *stored]):
             manifest = checkpoint.manifest
-            is_newest = checkpoint is stored[-1]
             table.add_row(
-                folder.name if is_newest else f"  {checkpoint.folder.name}",
+                f"  {checkpoint.folder.name}{' pinned' * manifest.pinned}{' best' * (checkpoint is best)}" if number else folder.name,
                 f"{min(1.0, manifest.counters.progress(duration)):.0%}",
                 f"{manifest.counters.step:,}",
                 count(manifest.counters.tokens_seen),

@@ -62,13 +62,22 @@ class JsonlWriter:
 
     def drop(self, unwanted: Callable[[Record], bool]) -> int:
         """Drops the unwanted records in one atomic replacement; returns how many."""
-        records = read_records(self._path)
-        kept = [record for record in records if not unwanted(record)]
-        if len(kept) < len(records):
-            self._file.close()
-            _replace(self._path, kept)
-            self._file = _open_to_append(self._path)
-        return len(records) - len(kept)
+        fresh, n_dropped = self._path.with_name(f"{self._path.name}.new"), 0
+        with self._path.open("rb") as lines, fresh.open("wb") as file:  # a line at a time: a long run's records fill gigabytes as objects
+            for number, line in enumerate(lines, 1):
+                if not line.strip() or unwanted(_parsed(line, f"{self._path}:{number}")):
+                    n_dropped += 1
+                else:
+                    file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if not n_dropped:
+            fresh.unlink()
+            return 0
+        self._file.close()
+        os.replace(fresh, self._path)
+        self._file = _open_to_append(self._path)
+        return n_dropped
 
     def close(self) -> None:
         self._file.close()
@@ -164,12 +173,3 @@ def _remove_torn_line(path: Path) -> None:
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
-
-
-def _replace(path: Path, records: list[Record]) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(_lines(records))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)

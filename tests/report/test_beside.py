@@ -9,7 +9,7 @@ import pytest
 from raystage.config import ConfigError
 from raystage.report import build_report
 from raystage.report.evaluations import columns_of, read_evaluations
-from raystage.report.written import read_samples
+from raystage.report.samples import read_samples
 from tests.made_run import write_made_run
 
 

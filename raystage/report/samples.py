@@ -1,4 +1,4 @@
-"""The samples of a run's text: `report/samples.json`, else the lines of `report/sample.txt` alone."""
+"""What the finished model wrote: `report/samples.json`."""
 
 import dataclasses
 import json
