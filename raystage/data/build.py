@@ -19,6 +19,7 @@ from raystage.data.split import HoldOut, KeepApart, Side, SideOf
 from raystage.data.stream_file import StreamWriter
 from raystage.data.tokenizer import TextTokenizer, train_tokenizer
 
+LARGEST_FILE_BYTES = 1_000_000_000  # as it lies, of a source that other machines tokenize
 Encode = Callable[[Source, SideOf, OnBytes], Iterator[EncodedDocument]]
 Writers = Mapping[Side, StreamWriter]
 
@@ -127,7 +128,8 @@ def _encoded(
     elsewhere: EncodeFiles | None,
 ) -> Iterator[EncodedDocument]:
     files = files_of(source) if elsewhere else []
-    if elsewhere and len(files) > 1:
+    # the task of a file holds its tokens whole
+    if elsewhere and len(files) > 1 and max(path.stat().st_size for path in files) <= LARGEST_FILE_BYTES:
         return limited(elsewhere(source, files, side_of, tokenizer, on_bytes), source)
     return here(documents(source, on_bytes), side_of)
 

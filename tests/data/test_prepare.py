@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ import pytest
 from raystage.config.schema import Data, Source, Tokenizer
 from raystage.data import build
 from raystage.data.corpus import Corpus
+from raystage.data.encoding import EncodedDocument, encode_texts
+from raystage.data.files import OnBytes
 from raystage.data.prepare import gives, prepare
-from raystage.data.split import HoldOut, Side
+from raystage.data.split import HoldOut, Side, SideOf
+from raystage.data.tokenizer import TextTokenizer
 from tests.config.refusal import message_of
 from tests.data.made_text import made_data, made_documents, write_jsonl
 
@@ -226,7 +230,9 @@ def test_failure_in_the_middle_leaves_no_half_corpus(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from raystage.data import prepare
 from tests.data.made_text import made_data, made_documents
 def progress(label, done, total):
@@ -354,3 +360,22 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     line = message_of(lambda: prepare(made_data(tmp_path, TEXTS)))
     assert line.startswith(f"{tmp_path}/cache: cannot be written (No space left on device); make room there, or name another folder")
     assert not os.listdir(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("largest_bytes", [10**9, 100])
+def test_files_too_large_for_a_task_are_read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest_bytes: int) -> None:
+    monkeypatch.setattr("raystage.data.build.LARGEST_FILE_BYTES", largest_bytes)
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", TEXTS)
+    data = dataclasses.replace(made_data(tmp_path, TEXTS), sources=(Source(kind="jsonl", path=f"{tmp_path}/[ab].jsonl"),))
+    asked: list[list[Path]] = []
+
+    def elsewhere(
+        source: Source, files: list[Path], side_of: SideOf, tokenizer: TextTokenizer, on_bytes: OnBytes
+    ) -> Iterator[EncodedDocument]:
+        asked.append(files)
+        return iter(encode_texts(TEXTS + TEXTS, side_of, tokenizer))
+
+    corpus = prepare(data, encode_files=elsewhere)
+    assert bool(asked) == (largest_bytes == 10**9)
+    assert corpus.n_train_documents + corpus.n_validation_documents == 2 * len(TEXTS)
