@@ -95,7 +95,7 @@ def read_search(path: Path, overrides: Iterable[str] = ()) -> tuple[Search, Spac
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file, tune_configs/search/ has some") from None
     given = parse(text, str(path)) or {}
-    if "model" in given or "training" in given:
+    if isinstance(given, Mapping) and {"model", "training"} & given.keys():
         raise ConfigError(f"{path}: is the configuration of a run: raystage train {path}; tune_configs/search/ has searches")
     tree: Any = applied(given, overrides)
     space_tree, changes = tree.pop("space", None), tree.pop("overrides", None) or {}
