@@ -53,17 +53,18 @@ def _protocol(study: Study, conditions: str) -> list[str]:
         f"{training.schedule.warmup_steps} steps of warmup; {training.precision}.",
         f"Text: {', '.join(source.path or source.name or source.kind for source in base.data.sources)}; validation on the same "
         f"{base.validation.rows} held-out rows of the full context in every run.",
-        f"Rates: every arm is tried {_tried_over(study)} with seed {keys.seeds[0]} at {rates}, and runs at its best one with "
-        f"the seeds {', '.join(map(str, keys.seeds))}; a star marks a best rate at the edge of those tried"
+        f"Learning rates: every arm is tried {_tried_over(study)} with seed {keys.seeds[0]} at {rates}, and runs at its best one with "
+        f"the seeds {', '.join(map(str, keys.seeds))}; a star marks a best one at the edge of those tried"
         + (f"; {', '.join(taken)}." if taken else "."),
-        "FLOPs are those of all stages, attention at its length included; trying rates is charged to no arm.",
+        "FLOPs are those of all stages, attention at its length included; trying learning rates is charged to no arm.",
         _equal_loss(study),
         "± is the standard deviation over seeds in the table, half of the 95% interval of the mean (Student's t) in sentences. "
         "Differences and savings are against the baseline of the same seed, which has the same order of the data in every arm.",
         "FLOPs and times are shares of the baseline's of the same seed. Times are reckoned: each step counts as the 2nd percentile of the "
         "times of its shape in all runs of the study, and validations, checkpoints, growth and pauses as nothing. Runs went side by side.",
-        "A run has come to the baseline's loss at its first validation at or below the one that the baseline ends with; under a rate that "
-        "decays that is late, since most of the loss falls in the decay. A dash: some seed never does, or the column is not for that arm.",
+        "A run has come to the baseline's loss at its first validation at or below the one that the baseline ends with; where the learning "
+        "rate decays that is late, since most of the loss falls in the decay. A dash: some seed never does, or the column is not for that "
+        "arm.",
         conditions,
     ]
 

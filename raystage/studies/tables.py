@@ -22,7 +22,7 @@ def results_table(study: Study, results: Sequence[ArmResult]) -> str:
     levels: list[float | None] = [None] if study.ends else list(study.keys.levels) if study.keys.reference else []
     saved = ["saved at equal loss" if level is None else f"saved at the loss of {level:.0%}" for level in levels]
     zeroshot = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
-    heads = ["arm", "rate", "runs", "tokens", "FLOPs", "time", "validation loss"]
+    heads = ["arm", "learning rate", "runs", "tokens", "FLOPs", "time", "validation loss"]
     heads += ["minus the baseline's", "to the baseline's loss: FLOPs, time"]
     heads += [*saved, *(COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
     return _markdown(heads, [_row(study, result, levels, zeroshot) for result in results])
@@ -102,7 +102,7 @@ def trials_table(study: Study, results: Sequence[ArmResult]) -> str:
         return ""
     over = f", {keys.trial_share:.0%} of the budget but for {keys.baseline}" if keys.trial_share < 1 else ""
     heads = [
-        f"rate, seed {keys.seeds[0]}{over}",
+        f"learning rate, seed {keys.seeds[0]}{over}",
         *(f"{study.base.training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates)),
     ]
     return _markdown(heads, [[result.name, *_tried(study, result)] for result in tried])
