@@ -15,7 +15,7 @@ from raystage.config.duration import parse_duration
 from raystage.data.batch import Batch
 from raystage.devices import Device
 from raystage.devices.ranks import Ranks
-from raystage.growth import grow
+from raystage.growth import grow, grow_model
 from raystage.models.family import ModelSpec, build_model
 from raystage.models.trainee import Trainee
 from raystage.pacing.point import Decision
@@ -32,6 +32,7 @@ from raystage.training.start import start_state
 from raystage.training.state import TrainState
 from raystage.training.step import train_step
 from raystage.training.transition import apply_growth
+from tests.growth.networks import LLAMA
 from tests.training.made_run import configure, corpus_of
 
 pytestmark = pytest.mark.cuda
@@ -167,3 +168,9 @@ def test_the_peak_of_a_step_is_what_plan_foretells(tmp_path: Path, gpu: Device, 
     rehearsal = rehearse(config, [(spec, 32)], gpu, Ranks(), 8192)
     # the workspace of cuBLAS and the allocator's rounding are not foretold
     assert rehearsal.peak_bytes == pytest.approx(peak_bytes(config, spec, 32, 8192, accumulates=False, world_size=1), rel=0.10)
+
+
+def test_a_grown_model_is_all_where_the_small_one_is(gpu: Device) -> None:
+    """Rotary frequencies too, which every forward would copy from the host else."""
+    grown, _ = grow_model(build_model(LLAMA, 0).to(gpu.torch_device), n_layer=3)
+    assert {tensor.device for tensor in (*grown.parameters(), *grown.buffers())} == {gpu.torch_device}
