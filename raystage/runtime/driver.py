@@ -31,6 +31,7 @@ from raystage.tracking.mlflow_products import products_of
 from raystage.tracking.mlflow_sink import MlflowSink
 from raystage.tracking.provenance import write_provenance
 from raystage.training.checkpoint import CheckpointStore
+from raystage.training.policy import NO_TIME, has_time_for_all
 from raystage.training.stage_model import vocab_size_of
 from raystage.training.start import find_checkpoint
 from raystage.training.weight_files import read_headers
@@ -132,6 +133,8 @@ def _train_in_storage(
         if finished:
             say(f"run {config.name!r} is complete; a longer training.duration goes on from its end")
         else:
+            if not has_time_for_all(config):
+                say(NO_TIME)
             elsewhere.bring_where_it_trains()
         return _train(config, corpus, folder, None if finished else make_engine, elsewhere, part, say)
 

@@ -12,7 +12,7 @@ from raystage.runtime.plan_memory import checkpointed_blocks, peaks_of, planned_
 from raystage.runtime.plan_stages import PlannedStage, planned_stages, planned_vocab_size
 from raystage.runtime.worker import threads_of
 from raystage.tracking import units
-from raystage.training.policy import has_time_for_all, plan_of
+from raystage.training.policy import NO_TIME, has_time_for_all, plan_of
 from raystage.training.preflight import largest_micro_batch
 from raystage.training.rehearsal import rehearse, seconds_per_token
 from raystage.training.stage_model import spec_of
@@ -78,10 +78,7 @@ def _caption(config: Config, stages: list[PlannedStage], chosen: str, is_measure
     if latest := [f"{stage.latest:.0%}" for stage in stages if stage.latest is not None]:
         lines.append(f"changes by slope come at the latest at {', '.join(latest)} of the duration")
     if not has_time_for_all(config):
-        lines.append(
-            "that is less time than they take: some may never come; lengthen training.duration, or lower pacing.min_dwell_tokens, "
-            "pacing.settle_tokens or growth.rewarm_steps"
-        )
+        lines.append(NO_TIME)
     lines.append("; ".join(words for words in (_memory_words(config), chosen) if words))
     if blocks := checkpointed_blocks(config, stages):
         lines.append(f"blocks checkpointed, stage by stage: {', '.join(map(str, blocks))}")

@@ -90,6 +90,12 @@ def policy_of(config: Config) -> Policy:
     )
 
 
+NO_TIME = (
+    "changes by slope have less time than they take: some may never come; lengthen training.duration, or lower pacing.min_dwell_tokens, "
+    "pacing.settle_tokens or growth.rewarm_steps"
+)
+
+
 def has_time_for_all(config: Config) -> bool:
     """Whether all changes by slope can come before the rate decays, and stages last as they must; True where the duration does not tell."""
     policy = policy_of(config)

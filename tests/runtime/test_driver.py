@@ -3,9 +3,15 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
+from raystage.config import ConfigError
+from raystage.data.progress import no_progress
 from raystage.runtime.driver import train
 from raystage.runtime.local import LocalEngine
+from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import RunRecords
+from raystage.training.policy import NO_TIME
 from tests.training.made_run import configure
 
 
@@ -31,3 +37,45 @@ def test_a_run_killed_between_its_last_step_and_its_end_is_brought_to_it(tmp_pat
     assert [path.name[:8] for path in (folder / "checkpoints").glob("*-end")] == [end.name[:8]]
     go()
     assert "is complete" in said[-1]
+
+
+def test_changes_that_may_never_come_are_said_before_training(tmp_path: Path) -> None:
+    def interrupted() -> LocalEngine:
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    for n_tokens in (1, 10**6):
+        keys = [
+            "pacing.rule=slope",
+            "pacing.at=null",
+            "pacing.settle_tokens=0",
+            f"pacing.min_dwell_tokens={n_tokens}",
+            f"name=d{n_tokens}",
+            "training.duration=5000 steps",
+        ]
+        with pytest.raises(KeyboardInterrupt):
+            train(configure(tmp_path, keys), interrupted, no_progress, said.append)
+    assert said.count(NO_TIME) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["name=other", "init_from.path=nowhere"], "init_from.path: nowhere: no safetensors weights"),
+        (["seed=7"], "seed=7: run 'small' began with"),
+        (
+            ["name=other", "runtime.engine=ray", "evaluation={beside_training: true, texts: [nowhere.txt]}"],
+            "evaluation: nowhere.txt is no file",
+        ),
+    ],
+)
+def test_a_mistake_is_said_before_the_text_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], words: str
+) -> None:
+    begun = configure(tmp_path)
+    RunFolder.of(begun).path.mkdir(parents=True)
+    RunFolder.of(begun).accept(begun)
+    config = configure(tmp_path, overrides)
+    monkeypatch.setattr("raystage.runtime.driver.prepare_corpus", lambda *_: pytest.fail("the text was prepared"))
+    with pytest.raises(ConfigError, match=words):
+        train(config, lambda: LocalEngine(config.runtime), no_progress, lambda line: None)
