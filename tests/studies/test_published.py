@@ -46,10 +46,15 @@ def test_the_readme_says_what_growing_adds_to_one_layer_alone() -> None:
     assert f"growing is {better.mean:.3f} ± {better.half_interval:.3f} nats better" in (ROOT / "README.md").read_text()
 
 
+def test_the_readme_says_where_the_slope_ends_beside_the_target() -> None:
+    difference = Spread(tuple(results_in(STUDIES / "everything-small.json")["slope"]["difference"]["values"]))
+    assert f"({difference.mean:+.3f} ± {difference.half_interval:.3f} nats)" in (ROOT / "README.md").read_text()
+
+
 def test_the_defaults_quote_the_study_as_it_is() -> None:
     said = (ROOT / "docs" / "defaults.md").read_text()
     results = results_in(STUDIES / "everything-small.json")
-    for name in ("two", "slope", "late"):
+    for name in ("slope", "depth"):
         saved = Spread(tuple(results[name]["saved"][0]["spread"]["values"]))
         assert f"{saved.mean:.0%} +- {saved.half_interval:.0%}" in said, name
 
@@ -57,9 +62,11 @@ def test_the_defaults_quote_the_study_as_it_is() -> None:
 def figures_of(result: dict[str, Any]) -> str:
     """Compute, time, final loss, and the saving with half of its 95% interval."""
     share, time_share, loss = (Spread(tuple(result[key]["values"])) for key in ("share", "time_share", "loss"))
-    saved = "" if result["is_variant"] else _signed(Spread(tuple(result["saved"][0]["spread"]["values"])))
+    saved = "" if result["is_variant"] else _signed(result["saved"][0])
     return f"{share.mean:.0%} | {time_share.mean:.0%} | {loss.mean:.3f} ± {loss.deviation:.3f} | {saved} |"
 
 
-def _signed(saved: Spread) -> str:
-    return f"{abs(saved.mean):.0%} ± {saved.half_interval:.0%} {'less' if saved.mean > 0 else 'more'}"
+def _signed(saved: dict[str, Any]) -> str:
+    spread = Spread(tuple(saved["spread"]["values"]))
+    size = f"{saved['bound']} {abs(spread.mean):.0%}" if saved["bound"] else f"{abs(spread.mean):.0%} ± {spread.half_interval:.0%}"
+    return f"{size} {'less' if spread.mean >= 0 else 'more'}"
