@@ -1,7 +1,6 @@
 """The command line: one command a verb; nothing else."""
 
 import dataclasses
-import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from raystage import cluster_commands, study_command
+from raystage import __version__, cluster_commands, study_command
 from raystage.config import Config, ConfigError, load
 from raystage.config.grow import Grow, read_target
 from raystage.config.reference import key_list
@@ -68,7 +67,7 @@ def main() -> None:
 def options(version: Annotated[bool, typer.Option("--version", help="show the version")] = False) -> None:
     """Elastic pretraining of GPT models on Ray: sequence length, depth, width and batch grow as the loss slope says."""
     if version:
-        say(importlib.metadata.version("raystage"))
+        say(__version__)
         raise typer.Exit
 
 

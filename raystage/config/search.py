@@ -104,6 +104,8 @@ def read_search(path: Path, overrides: Iterable[str] = ()) -> tuple[Search, Spac
         raise ConfigError("overrides: must be a mapping of keys of the base to values, like training.batch_tokens: 2048")
     base, space = load(search.base, list(as_overrides(changes))), read_space(space_tree)
     _check(search)
+    if "://" in base.storage:
+        raise ConfigError(f"storage={base.storage}: trials of a search lie in a folder that all nodes share; give a path")
     return search, space, base
 
 

@@ -54,7 +54,8 @@ class Cuda(Eager):
         return data_parallel(module, reduce_precision, [self.torch_device.index])
 
     def place(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory().to(self.torch_device, non_blocking=True)  # what is not pinned waits for the stream
+        host = tensor if tensor.is_cuda else tensor.pin_memory()  # what is not pinned waits for the stream
+        return host.to(self.torch_device, non_blocking=True)
 
     def whole(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.torch_device)

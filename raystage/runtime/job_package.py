@@ -54,8 +54,6 @@ def package_of(
     MLflow store. Raises ConfigError for what would be lost with the job, and for more than fits.
     """
     _check_folders(config, _ENDS, search is not None)
-    if search is not None and is_uri(config.storage):
-        raise ConfigError(f"storage={config.storage}: trials of a search lie in a folder that all nodes share; give a path")
     if config.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or not has_secrets:
         _check_store(config)
     if config.init_from.path is not None and not _is_absolute(config.init_from.path):

@@ -109,11 +109,8 @@ class RemoteRun:
                 (self._folder.path / name).unlink(missing_ok=True)
 
     def fetch_folder(self, name: str) -> None:
-        """Downloads what lies below one folder; what is not there is removed here."""
+        """Downloads what lies below one folder."""
         files = self.remote.below(name).names()
-        for path in (self._folder.path / name).rglob("*"):
-            if path.is_file() and path.relative_to(self._folder.path / name).as_posix() not in files:
-                path.unlink()
         meter = Meter(self._progress, f"fetch {name}", sum(files.values()))
         for file in files:
             self.remote.get(f"{name}/{file}", self._folder.path / name / file, meter.part())

@@ -36,7 +36,7 @@ def view_records(run: str, progress: Progress = no_progress) -> Path:
     _fetch(viewed, (CONFIG_FILE, METRICS_FILE, DECISIONS_FILE))
     try:
         for name in ("evaluations", "report"):
-            viewed.fetch_folder(name)
+            _mirror(viewed, run, name)
     except StorageError as error:
         raise ConfigError(str(error)) from None
     return _folder(run)
@@ -74,13 +74,22 @@ def view_model(source: str, progress: Progress = no_progress) -> Path:
     if not is_uri(source):
         return Path(source) / "model" if (Path(source) / "model").is_dir() else Path(source)
     try:
-        _open(source, progress).fetch_folder("model")
+        _mirror(_open(source, progress), source, "model")
     except StorageError as error:
         raise ConfigError(str(error)) from None
     folder = _folder(source) / "model"
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{source}: no model there; a run has one when it is complete")
     return folder
+
+
+def _mirror(viewed: RemoteRun, run: str, name: str) -> None:
+    """One folder as it is there: the run may be another one than that which was looked at under this name before."""
+    folder, there = _folder(run) / name, viewed.remote.below(name).names()
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in there:
+            path.unlink()
+    viewed.fetch_folder(name)
 
 
 def send_files(run: str, paths: Iterable[Path]) -> None:

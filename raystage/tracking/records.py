@@ -7,7 +7,7 @@ the next writer removes it.
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -62,18 +62,17 @@ class JsonlWriter:
 
     def drop(self, unwanted: Callable[[Record], bool]) -> int:
         """Drops the unwanted records in one atomic replacement; returns how many."""
+        if not any(unwanted(record) for _, record in _each(self._path)):
+            return 0  # nothing is written then, which a full disk would refuse
         fresh, n_dropped = self._path.with_name(f"{self._path.name}.new"), 0
-        with self._path.open("rb") as lines, fresh.open("wb") as file:  # a line at a time: a long run's records fill gigabytes as objects
-            for number, line in enumerate(lines, 1):
-                if not line.strip() or unwanted(_parsed(line, f"{self._path}:{number}")):
+        with fresh.open("wb") as file:
+            for line, record in _each(self._path):
+                if unwanted(record):
                     n_dropped += 1
                 else:
                     file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        if not n_dropped:
-            fresh.unlink()
-            return 0
         self._file.close()
         os.replace(fresh, self._path)
         self._file = _open_to_append(self._path)
@@ -97,6 +96,14 @@ def read_records(path: str | Path) -> list[Record]:
         return []
     lines = data.split(b"\n")[:-1]
     return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _each(path: Path) -> Iterator[tuple[bytes, Record]]:
+    """Lines and their records, one at a time: those of a long run would fill gigabytes. Raises ConfigError for a broken line."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield line, _parsed(line, f"{path}:{number}")
 
 
 def parse_line(line: bytes) -> Record | None:

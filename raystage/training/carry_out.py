@@ -79,7 +79,8 @@ def _roll_back(run: Run, decision: Decision, save: Save) -> None:
             f"training failed: {trouble}, {why}; lower training.optimizer.lr or training.optimizer.clip_norm and start a new run"
         )
     moment = _moment(run)
-    del run.state  # what is restored takes its memory
+    # what is restored takes its memory; where it stood is asked for if that fails
+    run.state = dataclasses.replace(run.state, machinery=None)  # type: ignore[arg-type]
     _let_go(run)
     run.state = roll_back(counters, target, run.job, run.device, run.ranks)
     run.val_loss = target.manifest.val_loss

@@ -58,8 +58,6 @@ class Found:
 def run_search(search: Search, space: Space, base: Config, progress: Progress, say: Callable[[str], None], show: Show) -> Found:
     """Runs, or goes on with, the search. Raises ConfigError before a trial starts."""
     root = RunFolder.of(dataclasses.replace(base, name=search.name))
-    if "://" in base.storage:
-        raise ConfigError(f"storage={base.storage}: trials of a search lie in a folder that all nodes share; give a path")
     if (root.path / "config.yaml").is_file():
         raise ConfigError(f"name={search.name}: {root.path} is the folder of a run; choose another name")
     configs = TrialConfigs(search, base, str(root.path / "trials"))

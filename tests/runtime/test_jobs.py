@@ -269,7 +269,5 @@ def test_only_remedies_that_are_taken_are_named(here: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             package_of(configured(*override), search=search)
         assert ("or a URI like s3://bucket/runs" in str(caught.value)) == has_uri
-    with pytest.raises(ConfigError, match="trials of a search lie in a folder that all nodes share"):
-        package_of(configured("storage=s3://bucket/runs"), search=here / "s.yaml")
     with pytest.raises(ConfigError, match="takes a path; 'raystage export' brings"):
         configured("init_from.path=s3://bucket/runs/a")

@@ -104,3 +104,12 @@ def test_load_of_nothing(tmp_path: Path) -> None:
 def test_import_is_cheap() -> None:
     code = "import sys, raystage.tracking, raystage.tracking.mlflow_sink; print({'mlflow', 'torch', 'ray', 'rich'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_nothing_is_written_where_nothing_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write({"step": 1}, {"step": 2})
+        before = path.stat().st_ino
+        assert writer.truncate_after(2) == 0
+        assert (path.stat().st_ino, [each.name for each in tmp_path.iterdir()]) == (before, ["metrics.jsonl"])

@@ -12,7 +12,8 @@ import raystage.training.loop as loop_module
 from raystage.report.account import account_of
 from raystage.runtime.commands_file import CommandsFile
 from raystage.runtime.replay_run import compare_run
-from raystage.tracking.records import RunRecords
+from raystage.runtime.run_folder import RunFolder
+from raystage.tracking.records import RunRecords, read_records
 from raystage.training.checkpoint import CheckpointStore, load_tensors
 from raystage.training.run import TrainingError
 from raystage.training.start import from_checkpoint
@@ -206,3 +207,16 @@ def test_the_ruined_model_is_gone_when_the_restored_one_is_made(
     spoil(lambda call: float("nan") if call == 33 else 1.0)
     train_here(configure(folder, ["name=gone", *PLAIN]))
     assert alive == [0]
+
+
+def test_a_rollback_that_fails_says_why(folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError("no room for the model")
+
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    monkeypatch.setattr("raystage.training.rollback.from_checkpoint", fails)
+    config = configure(folder, ["name=no-way-back", *PLAIN])
+    with pytest.raises(MemoryError, match="no room for the model"):
+        train_here(config)
+    (failure,) = read_records(RunFolder.of(config).path / "failures.jsonl")
+    assert "no room for the model" in failure["error"]

@@ -131,3 +131,8 @@ def test_the_same_trial_has_the_same_name_and_others_another(tmp_path: Path) -> 
     long = ((f"pacing.{'x' * 200}", "1"),)
     assert Trial.of(long, 0).name != Trial.of(long, 1).name
     assert len(Trial.of(long, 0).name) <= 100
+
+
+def test_trials_lie_in_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trials of a search lie in a folder that all nodes share"):
+        made_search(tmp_path, "storage=s3://bucket/runs")
