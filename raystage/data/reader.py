@@ -5,7 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from raystage.data.batch import Batch, Cut, Cutting, cut, fingerprint, rank_slice, read_batch
+from raystage.data.batch import Batch, read_batch
+from raystage.data.cut import Cut, Cutting, cut, fingerprint, rank_slice
 from raystage.data.order import RowOrder
 from raystage.data.place import Place
 from raystage.data.rows import Rows

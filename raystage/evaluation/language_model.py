@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raystage.config.errors import ConfigError
-from raystage.devices import Device
-from raystage.devices.device import Precision
+from raystage.devices.device import Device, Precision
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from raystage.models.axes import Axis, Role
 from raystage.models.count import axis_size
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 
 Rest = Literal["mean", "zero", "copy"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from raystage.growth.errors import GrowthError
 from raystage.growth.method import Method
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 
 _SIZES = ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "context_length")
 GROWING = (*_SIZES, "rope_theta")

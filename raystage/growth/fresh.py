@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from raystage.growth.symmetry import seed_of
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 
 
 def fresh_block(config: PretrainedConfig, spec: ModelSpec, number: int, seed: int) -> dict[str, Tensor]:

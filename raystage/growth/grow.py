@@ -19,7 +19,8 @@ from raystage.growth.symmetry import add_cancelling_noise, seed_of
 from raystage.growth.tensors import OptimizerState, TrainingTensors
 from raystage.growth.width import grow_state, grow_value
 from raystage.models.axes import Axis, Parameter
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 
 Gather = Callable[[Tensor], Tensor]
 Place = Callable[[str, str | None, Tensor], Tensor]

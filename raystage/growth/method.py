@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from raystage.growth.errors import GrowthError
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 
 NOISE_SCALE = 2.0  # measured: docs/growth_bench.md
 HALF_PRECISION_NOISE_SCALE = 0.5  # more would be rounded away from what it cancels

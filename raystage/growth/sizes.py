@@ -7,7 +7,8 @@ from typing import Any
 
 from raystage.growth.check import GROWING
 from raystage.growth.errors import GrowthError
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 
 _WIDE = ("d_model", "n_head", "n_kv_head", "d_ff")
 

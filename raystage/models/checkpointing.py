@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from raystage.models.family import ModelSpec, blocks_of
+from raystage.models.family import blocks_of
+from raystage.models.spec import ModelSpec
 
 
 def checkpoint_blocks(model: nn.Module, spec: ModelSpec, n_blocks: int) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from raystage.models.axes import READING, Axis, Parameter
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 
 # dense bf16 without sparsity, FLOP/s per device (NVIDIA data sheets)
 _PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "T4": 65e12}

@@ -1,6 +1,5 @@
 """A family: how to build a model of a given shape, where its loss comes from, and what its axes mean."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -10,29 +9,7 @@ from transformers import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from raystage.models.axes import AxisTable
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSpec:
-    """Everything that fixes a model's tensors. `head_dim` is the same at every size of a run.
-
-    `d_ff`: units of the feed-forward layer; `tied`: the head is the token embedding; `rope_theta`: base of the
-    rotary positions, None where positions are learned.
-    """
-
-    family: str
-    vocab_size: int
-    context_length: int
-    n_layer: int
-    d_model: int
-    n_head: int
-    n_kv_head: int
-    head_dim: int
-    d_ff: int
-    tied: bool
-    rope_theta: float | None
-    dropout: float
-    eot_id: int | None
+from raystage.models.spec import ModelSpec
 
 
 class Family(Protocol):

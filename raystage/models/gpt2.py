@@ -9,7 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PretrainedConfig
 
 from raystage.models.attention import attend_causally
 from raystage.models.axes import Axis, AxisTable, Parameter
-from raystage.models.family import ModelSpec, build_on_meta
+from raystage.models.family import build_on_meta
+from raystage.models.spec import ModelSpec
 
 GAIN, BIAS = Parameter((Axis("embed", "gain"),)), Parameter((Axis("embed", "bias"),))
 WRITE = Axis("embed", "write")

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, Qwen3C
 
 from raystage.models.attention import attend_causally
 from raystage.models.axes import Axis, AxisTable, Parameter
-from raystage.models.family import ModelSpec, build_on_meta
+from raystage.models.family import build_on_meta
+from raystage.models.spec import ModelSpec
 
 READ, WRITE = Axis("embed", "read"), Axis("embed", "write")
 GAIN = Parameter((Axis("embed", "gain"),))

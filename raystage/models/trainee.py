@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
 from raystage.models.head_loss import cross_entropies, summed_cross_entropy
+from raystage.models.spec import ModelSpec
 
 
 class Trainee(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 
 from raystage.config import Config, ConfigError
+from raystage.config.sizes import vocab_size_of
 from raystage.data.prepare import is_prepared
 from raystage.models.count import matmul_parameters
 from raystage.runtime.doctor_facts import Cluster, Facts, clock, clock_offset_s, node_facts
@@ -24,7 +25,7 @@ from raystage.storage.patience import Patience
 from raystage.tracking import mlflow_client
 from raystage.tracking.provenance import versions
 from raystage.training.policy import plan_of
-from raystage.training.stage_model import spec_of, vocab_size_of
+from raystage.training.stage_model import spec_of
 
 _BYTES_A_PARAMETER = 12  # weight and the two moments of AdamW, float32
 _GRADIENT_BYTES = 4

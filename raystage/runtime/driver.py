@@ -1,4 +1,7 @@
-"""The main job from the driver's seat: prepare, train with everything following along, wrap up."""
+"""The main job from the driver's seat: prepare, train with everything following along, wrap up.
+
+On Ray the driver computes nothing, and training begins seconds earlier where it imports no torch before its end.
+"""
 
 import contextlib
 import dataclasses
@@ -7,9 +10,11 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raystage.config import Config, ConfigError, to_tree
 from raystage.config.duration import parse_duration
+from raystage.config.sizes import vocab_size_of
 from raystage.data.corpus import Corpus
 from raystage.data.encoding import EncodeFiles
 from raystage.data.prepare import gives, prepare
@@ -20,7 +25,6 @@ from raystage.runtime.engine import Engine, EngineError
 from raystage.runtime.job_package import check_place_in_package, check_places_of_nodes
 from raystage.runtime.origin import origin_of
 from raystage.runtime.run_folder import TOKENIZER_FOLDER, RunFolder
-from raystage.runtime.wrap_up import Products, wrap_up
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
 from raystage.tracking import Follower, Sink
@@ -32,9 +36,9 @@ from raystage.tracking.mlflow_sink import MlflowSink
 from raystage.tracking.provenance import write_provenance
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import NO_TIME, has_time_for_all
-from raystage.training.stage_model import vocab_size_of
-from raystage.training.start import find_checkpoint
-from raystage.training.weight_files import read_headers
+
+if TYPE_CHECKING:
+    from raystage.runtime.wrap_up import Products
 
 _LAST_DELIVERY_S = 30.0
 
@@ -45,7 +49,7 @@ class Outcome:
 
     finished: bool
     folder: RunFolder
-    products: Products | None
+    products: "Products | None"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +145,9 @@ def _train_in_storage(
 
 def _check_weights(config: Config) -> None:
     if config.init_from.path is not None:
+        from raystage.training.start import find_checkpoint
+        from raystage.training.weight_files import read_headers
+
         try:
             read_headers(find_checkpoint(Path(config.init_from.path).expanduser()))
         except ValueError as error:
@@ -182,7 +189,8 @@ def _train(
     shown: Sequence[Sink] = part.sinks if part else [console] if make_engine else []
     sinks: list[Sink] = [*shown, *([mlflow] if mlflow else [])]
     follower = Follower(folder.path, sinks)
-    products, finished = None, make_engine is None
+    products: Products | None = None
+    finished = make_engine is None
     status: Status = "FAILED"
     try:
         follower.start()
@@ -200,12 +208,18 @@ def _train(
         try:
             if finished:
                 elsewhere.bring_newest()
-                products = wrap_up(config, corpus, folder) if part is None else None
+                products = _wrap_up(config, corpus, folder) if part is None else None
         finally:
             if mlflow:
                 _hand_over(mlflow, config, folder, status, is_away=bool(left[mlflow.name]), say=say)
             elsewhere.push_products(failed=status == "FAILED")
     return Outcome(finished, folder, products)
+
+
+def _wrap_up(config: Config, corpus: Corpus, folder: RunFolder) -> "Products":
+    from raystage.runtime.wrap_up import wrap_up
+
+    return wrap_up(config, corpus, folder)
 
 
 def _with_absolute_paths(config: Config) -> Config:

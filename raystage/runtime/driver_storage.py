@@ -17,7 +17,8 @@ from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
 from raystage.tracking.mlflow_mark import MARK_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
-from raystage.training.checkpoint import CheckpointError, CheckpointStore
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.errors import CheckpointError
 from raystage.training.remote_checkpoints import bring_newest
 
 _POLL_S = 10.0

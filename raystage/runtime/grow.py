@@ -17,7 +17,7 @@ from raystage.runtime.grow_gate import Answer, answer, difference, probe_tokens
 from raystage.runtime.grow_manifest import duration_of, grown_manifest
 from raystage.runtime.grow_plan import GrowthPlan, mistakes_in_one_line
 from raystage.tracking.units import count
-from raystage.training.checkpoint import write_checkpoint
+from raystage.training.checkpoint_writing import write_checkpoint
 
 _SHARD = "5GB"
 _BESIDE = (

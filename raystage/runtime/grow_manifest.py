@@ -7,7 +7,7 @@ from typing import Any
 from raystage.config import ConfigError, load
 from raystage.config.duration import parse_duration
 from raystage.config.grow import Target
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.pacing.stage import Change
 from raystage.pacing.state import State
 from raystage.training.manifest import Manifest

@@ -15,7 +15,7 @@ from raystage.growth import GrowthError, Method
 from raystage.growth.gate import tolerance_of
 from raystage.growth.grow import Growth
 from raystage.growth.sizes import target_of
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.runtime.grow_manifest import duration_of
 from raystage.runtime.grow_source import Source, open_source
 from raystage.training.stage_model import method_from

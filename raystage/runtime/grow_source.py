@@ -14,10 +14,12 @@ from transformers import AutoConfig, PretrainedConfig
 from raystage.growth.errors import GrowthError
 from raystage.growth.optimizer_state import meanings
 from raystage.growth.tensors import OptimizerState
-from raystage.models.family import Family, ModelSpec, families
+from raystage.models.family import Family, families
+from raystage.models.spec import ModelSpec
 from raystage.models.stored_names import HEAD, named_as_model
-from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored, damaged_files
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointStore, Stored, damaged_files
 from raystage.training.checkpoint_files import OptimizerHeaders, load_states, open_optimizer, split_key
+from raystage.training.errors import CheckpointError
 from raystage.training.manifest import Manifest, read_manifest
 from raystage.training.tensor_pieces import Header, read_tensors
 from raystage.training.weight_files import has_weights, read_headers

@@ -9,16 +9,14 @@ import torch
 import torch.distributed as dist
 
 from raystage.config.schema import Runtime
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.engine import EngineError
 from raystage.runtime.worker import cache_of, run_rank, threads_of
 from raystage.storage.faults import StorageError
-from raystage.training.checkpoint import CheckpointError
-from raystage.training.out_of_memory import RehearsalError
+from raystage.training.errors import CheckpointError, FencedError, RehearsalError, TrainingError
 from raystage.training.ports import Ask
-from raystage.training.run import FencedError, TrainingError
 
 
 def torchrun_rank() -> int | None:

@@ -7,8 +7,7 @@ from typing import Any, Literal
 from raystage.config import Config, ConfigError, load
 from raystage.data.corpus import TOKENIZER, Corpus
 from raystage.data.progress import Progress, no_progress
-from raystage.devices import Device, pick_device
-from raystage.devices.device import Precision
+from raystage.devices.device import Device, Precision, pick_device
 from raystage.evaluation.language_model import LanguageModel, load_tokenizer, open_language_model, place_language_model
 from raystage.models.family import build_with, get_family
 from raystage.runtime.export import choose_checkpoint, corpus_of_run

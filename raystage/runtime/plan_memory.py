@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from raystage.config import Config, ConfigError
-from raystage.devices import Device, pick_device
+from raystage.devices.device import Device, pick_device
 from raystage.runtime.plan_stages import PlannedStage, planned_vocab_size
+from raystage.training.errors import RehearsalError
 from raystage.training.memory_fit import GIB, free_bytes, given_bytes, n_checkpointed, step_peak_bytes, with_choices
-from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.stage_model import spec_of
 from raystage.training.worker_range import workers_of

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 from raystage.config import Config
 from raystage.config.duration import parse_duration
+from raystage.config.sizes import vocab_size_of
 from raystage.models.count import flops_per_token, matmul_parameters
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.pacing.chinchilla import tokens_at_slope
 from raystage.pacing.policy import Policy
 from raystage.pacing.stage import Change, Shape
 from raystage.training.counters import Counters
 from raystage.training.policy import plan_of, policy_of
-from raystage.training.stage_model import spec_of, vocab_size_of
+from raystage.training.stage_model import spec_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from raystage.config import Config
 from raystage.config.duration import parse_duration
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, matmul_parameters
 from raystage.runtime.plan_memory import checkpointed_blocks, peaks_of, planned_choices

@@ -8,7 +8,7 @@ allows. Either way they go on where the run folder's checkpoints say.
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -21,7 +21,6 @@ from raystage.runtime.group import Group
 from raystage.runtime.group_watch import GroupWatch
 from raystage.runtime.hardware import hardware_of
 from raystage.runtime.ray_cluster import connect
-from raystage.runtime.ray_evaluation import Evaluations
 from raystage.runtime.ray_failure import GroupEnd
 from raystage.runtime.ray_fit import Fit
 from raystage.runtime.ray_metrics import ray_metrics
@@ -31,6 +30,9 @@ from raystage.runtime.restarts import Restarts
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.policy import policy_of
 from raystage.training.worker_range import Workers, workers_of
+
+if TYPE_CHECKING:
+    from raystage.runtime.ray_evaluation import Evaluations
 
 _LOOK_EVERY_S = 0.5
 _SAY_EVERY_S = 60.0
@@ -63,6 +65,8 @@ class RayEngine:
             ray.kill(actor)
 
     def _train_and_measure(self, assignment: Assignment, actor: Any, say: Say) -> bool:
+        from raystage.runtime.ray_evaluation import Evaluations  # imports torch, which others need not wait for
+
         self._evaluations = evaluations = Evaluations(assignment, self._hardware.device, say)
         try:
             with evaluations.watching():

@@ -33,6 +33,7 @@ _TIMEOUT_S = 5
 # the worker's function, and what models and optimizers import when they are made
 _MODULES = (
     "raystage.runtime.ray_fit",
+    "raystage.runtime.ray_worker",
     "torch._dynamo",
     *(f"transformers.models.{family}.modeling_{family}" for family in ("gpt2", "llama", "qwen3")),
 )

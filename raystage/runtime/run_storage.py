@@ -9,7 +9,8 @@ from raystage.runtime.run_folder import RunFolder
 from raystage.runtime.trouble_log import TroubleLog
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
-from raystage.training.checkpoint import CheckpointError, CheckpointStore, Stored
+from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.errors import CheckpointError
 from raystage.training.mirror import AnyMirror, Mirror, NoMirror
 from raystage.training.remote_checkpoints import bring_newest
 

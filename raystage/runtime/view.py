@@ -22,7 +22,8 @@ from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
 from raystage.tracking.mlflow_mark import MARK_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
-from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, Stored
+from raystage.training.checkpoint import MANIFEST_FILE, Stored
+from raystage.training.errors import CheckpointError
 
 _VIEWED = "~/.cache/raystage/viewed"
 _PATIENCE_S = 20.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raystage.config.schema import Runtime
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.commands_file import CommandsFile

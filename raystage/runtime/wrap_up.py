@@ -9,7 +9,7 @@ import numpy as np
 
 from raystage.config import Config
 from raystage.data.corpus import Corpus
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.evaluation.generation import Generator, Sampling
 from raystage.evaluation.language_model import open_language_model
 from raystage.evaluation.python_lines import share_of_python

@@ -19,7 +19,7 @@ from raystage.runtime.evaluation_record import keep
 from raystage.runtime.local import LocalEngine
 from raystage.runtime.model_source import find_model
 from raystage.runtime.run_folder import RunFolder, write_whole
-from raystage.training.run import TrainingError
+from raystage.training.errors import TrainingError
 
 ENDED, REFUSED, STOPPED = 0, 2, 3  # exit codes
 ENDED_FILE = "study_ended.json"  # why it diverged, or null; and what was measured of its model

@@ -9,8 +9,9 @@ from typing import Any
 
 from raystage.pacing.point import Decision
 from raystage.training.decision_record import Moment, record_of
+from raystage.training.errors import TrainingError
 from raystage.training.rollback import REASON, choose_target, roll_back
-from raystage.training.run import Run, TrainingError
+from raystage.training.run import Run
 from raystage.training.sharding import shards
 from raystage.training.transition import TransitionReport, apply_growth, apply_shape
 

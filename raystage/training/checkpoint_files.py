@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raystage.growth.tensors import OptimizerState, TrainingTensors
-from raystage.training.tensor_pieces import CheckpointError, Header, read_file_headers, read_metadata, read_tensors
+from raystage.training.errors import CheckpointError
+from raystage.training.tensor_pieces import Header, read_file_headers, read_metadata, read_tensors
 from raystage.training.weight_files import MODEL_FILE, read_headers, shards_in
 
 OPTIMIZER_FILE, OPTIMIZER_SHARDS = "optimizer.safetensors", "optimizer-shards"

@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 import torch
 
 from raystage.config.schema import Training
-from raystage.data.batch import Batch, rank_slice
-from raystage.devices import Device
+from raystage.data.batch import Batch
+from raystage.data.cut import rank_slice
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.evaluation.loss import rows_at_once, summed_loss
 from raystage.pacing.stage import Shape
+from raystage.training.errors import RehearsalError
 from raystage.training.job import Job
 from raystage.training.machinery import Machinery
 from raystage.training.optimizer import largest_second_moment
-from raystage.training.out_of_memory import RehearsalError, too_large, within_memory
+from raystage.training.out_of_memory import too_large, within_memory
 from raystage.training.signal_probe import SignalProbe
 from raystage.training.state import assemble
 from raystage.training.step import n_sequences_of, train_step

@@ -6,7 +6,7 @@ from typing import Any
 
 from raystage.config.duration import Duration
 from raystage.config.schema import GrowthMethod
-from raystage.data.batch import Cut
+from raystage.data.cut import Cut
 from raystage.data.place import Place
 from raystage.pacing.stage import Change, Shape
 

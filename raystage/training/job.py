@@ -6,11 +6,12 @@ from pathlib import Path
 
 from raystage.config.duration import Duration, parse_duration
 from raystage.config.schema import Config
+from raystage.config.sizes import vocab_size_of
 from raystage.data.corpus import Corpus
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.pacing.stage import Shape
 from raystage.training.checkpoint import Bring, bring_nothing
-from raystage.training.stage_model import spec_of, vocab_size_of
+from raystage.training.stage_model import spec_of
 
 
 @dataclasses.dataclass(frozen=True)

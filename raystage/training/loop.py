@@ -22,12 +22,13 @@ from raystage.training.checkpoint import Stored
 from raystage.training.control import Orders, share_ending, share_orders
 from raystage.training.coordinator import Coordinator
 from raystage.training.decision_record import Moment, is_made_stop, record_of
+from raystage.training.errors import FencedError
 from raystage.training.learning_rate import learning_rate_factor, rewarm_factor
 from raystage.training.optimizer import largest_second_moment, set_learning_rate
 from raystage.training.policy import policy_of
 from raystage.training.ports import Ending
 from raystage.training.profile_steps import StepProfiler
-from raystage.training.run import FencedError, Run
+from raystage.training.run import Run
 from raystage.training.signal_probe import ProbeSums, SignalProbe
 from raystage.training.step import train_step
 from raystage.training.step_log import Read, Step, StepLog

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from raystage.config.schema import Config
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
 from raystage.models.count import count_parameters
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.training.optimizer import begin_states, make_optimizer, put_states, read_tensors
 from raystage.training.sharding import at_rest, shards

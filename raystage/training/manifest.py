@@ -7,7 +7,7 @@ from typing import Any
 
 from raystage.config.duration import Duration
 from raystage.config.names import is_below
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.pacing.point import Point
 from raystage.pacing.stage import Shape, Taken
 from raystage.pacing.state import State

@@ -9,11 +9,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from raystage.config import Config
 from raystage.data.batch import Batch
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.fake_ranks import fake_ranks
 from raystage.devices.ranks import Ranks
 from raystage.models.checkpointing import checkpoint_blocks
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.training.live_bytes import LiveBytes
 from raystage.training.machinery import Machinery, equip

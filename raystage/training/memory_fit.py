@@ -5,13 +5,13 @@ import dataclasses
 import functools
 
 from raystage.config import Config
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.pacing.stage import Shape
+from raystage.training.errors import RehearsalError
 from raystage.training.job import Job
 from raystage.training.memory import peak_bytes
-from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.step import n_sequences_of
 

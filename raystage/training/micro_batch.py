@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from raystage.config.schema import Optimizer, Training
 from raystage.data.batch import Batch, document_mask
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.growth.sharded import full
 from raystage.training.adaptive_clip import clip_to_weights_
 from raystage.training.machinery import Machinery

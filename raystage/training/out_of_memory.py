@@ -5,16 +5,13 @@ from typing import TypeVar
 
 import torch
 
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
+from raystage.training.errors import RehearsalError
 
 # torch.OutOfMemoryError is CUDA's; the CPU's allocator, CUDA's libraries and XLA raise a plain RuntimeError
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "RESOURCE_EXHAUSTED")
 
 T = TypeVar("T")
-
-
-class RehearsalError(ValueError):
-    """A stage does not fit into memory, whatever the micro-batch; the message says what to lower."""
 
 
 def within_memory(action: Callable[[], T]) -> T | None:

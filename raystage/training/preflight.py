@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raystage.config.schema import Config, Training
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.pacing.stage import Shape
 from raystage.training.compile_ahead import compile_ahead

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.profile import Profile
 
 _FIRST = 4  # the step of a stage that is profiled first: by then caches are warm, and code is compiled

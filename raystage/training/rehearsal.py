@@ -17,13 +17,14 @@ import torch
 
 from raystage.config.schema import Config
 from raystage.data.batch import Batch
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import matmul_parameters
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
+from raystage.training.errors import RehearsalError
 from raystage.training.machinery import Machinery
 from raystage.training.micro_batch import clip_and_update, forward_backward
-from raystage.training.out_of_memory import RehearsalError, too_large, within_memory
+from raystage.training.out_of_memory import too_large, within_memory
 from raystage.training.state import assemble
 
 

@@ -9,7 +9,8 @@ from raystage.data.durable import whole_folder
 from raystage.data.progress import Meter, Progress, no_progress
 from raystage.storage.one_at_a_time import one_at_a_time
 from raystage.storage.remote import RemoteFolder
-from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored, damaged_files, unneeded
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointStore, Stored, damaged_files, unneeded
+from raystage.training.errors import CheckpointError
 from raystage.training.manifest import read_manifest
 
 _TRIES = 2  # of a download whose checksums do not match: the first may have been cut short on its way

@@ -8,14 +8,15 @@ from typing import Any
 from torch import nn
 
 from raystage.data.batch import spread_rows, whole_rows
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.evaluation.loss import rows_at_once, summed_loss, validation_loss
 from raystage.pacing.point import Point
 from raystage.pacing.stage import Shape
 from raystage.pacing.state import State
 from raystage.storage.patience import Patience
-from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.checkpoint import Stored
+from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest
 from raystage.training.mirror import AnyMirror
@@ -26,14 +27,6 @@ from raystage.training.sharding import shards
 from raystage.training.stage_model import peak_lr
 from raystage.training.start import start_state
 from raystage.training.step import n_sequences_of
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on, on any rank; the message says what to do next."""
-
-
-class FencedError(RuntimeError):
-    """A later attempt at the same run has taken over; raised on rank 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +56,7 @@ class Run:
         self._preflight = preflight
         self._peak_lr: tuple[Shape | None, float] = (None, 0.0)
         self.validation_rows = job.corpus.validation_rows(self.config.model.context_length)
-        self.store = CheckpointStore(job.run_dir, job.bring)
+        self.store = CheckpointWriter(job.run_dir, job.bring)
         mirror, patience = (outside.mirror, outside.patience) if outside else (None, None)
         self.saver = Saver(self.store, self.config.checkpoint, ranks, mirror, patience)
         self.state, self.decisions = start_state(job, resume, device, ranks)

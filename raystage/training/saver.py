@@ -17,7 +17,7 @@ from raystage.growth.sharded import is_sharded
 from raystage.growth.tensors import TrainingTensors
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
-from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.host_copy import HostCopy, HostMemory
 from raystage.training.manifest import Manifest
 from raystage.training.mirror import AnyMirror, NoMirror
@@ -37,7 +37,7 @@ class Saver:
 
     def __init__(
         self,
-        store: CheckpointStore,
+        store: CheckpointWriter,
         settings: Checkpoint,
         ranks: Ranks | None = None,
         mirror: AnyMirror | None = None,

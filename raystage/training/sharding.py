@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from raystage.config.schema import Config
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.grow import Growth, grow_parameters, grow_states
 from raystage.growth.method import Method
@@ -18,10 +18,12 @@ from raystage.growth.sharded import allocate, full, sharded_like
 from raystage.growth.tensors import OptimizerState, TrainingTensors
 from raystage.models.checkpointing import checkpoint_blocks
 from raystage.models.count import count_parameters
-from raystage.models.family import ModelSpec, blocks_of, get_family
+from raystage.models.family import blocks_of, get_family
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.training.checkpoint_files import StoredTensors, flatten_states, split_key
-from raystage.training.tensor_pieces import CheckpointError, fill_rows, read_tensors
+from raystage.training.errors import CheckpointError
+from raystage.training.tensor_pieces import fill_rows, read_tensors
 
 # parameters from one pass to the next, and gradients from one micro-batch to the next, stay whole up to this size; beyond it, memory counts
 # for more than traffic

@@ -5,7 +5,7 @@ import math
 from raystage.config.schema import Config, GrowthMethod
 from raystage.config.sizes import d_ff_of
 from raystage.growth import Method
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.pacing.stage import Shape
 from raystage.training.policy import plan_of
 
@@ -58,17 +58,3 @@ def peak_lr(config: Config, shape: Shape) -> float:
         lr = config.growth.peak_lrs[max(i for i, is_reached in enumerate(reached) if is_reached)]
     scale = math.sqrt(shape.batch_tokens / config.training.batch_tokens) if config.training.batch_lr == "sqrt" else 1.0
     return lr * scale
-
-
-def vocab_size_of(config: Config, tokenizer_size: int) -> int:
-    """The model's vocabulary: as configured, else the tokenizer's rounded up to a multiple of 64.
-
-    Raises ValueError when the tokenizer has more entries than the model.
-    """
-    if config.model.vocab_size is None:
-        return -(-tokenizer_size // 64) * 64
-    if config.model.vocab_size < tokenizer_size:
-        raise ValueError(
-            f"model.vocab_size={config.model.vocab_size}: the tokenizer has {tokenizer_size} entries; raise it or leave it null"
-        )
-    return config.model.vocab_size

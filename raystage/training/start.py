@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
 from raystage.models.axes import Parameter
-from raystage.models.family import ModelSpec, build_model, get_family
+from raystage.models.family import build_model, get_family
+from raystage.models.spec import ModelSpec
 from raystage.models.stored_names import named_as_model
 from raystage.pacing.stage import Shape, Taken
-from raystage.training.checkpoint import MANIFEST_FILE, CheckpointError, CheckpointStore, Stored
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointStore, Stored
 from raystage.training.checkpoint_files import open_tensors
 from raystage.training.counters import Counters
+from raystage.training.errors import CheckpointError
 from raystage.training.job import Job
 from raystage.training.manifest import Manifest, read_manifest
 from raystage.training.optimizer import optimizer_class

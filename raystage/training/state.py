@@ -3,19 +3,20 @@
 import dataclasses
 
 from raystage.config.schema import Config
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
 from raystage.models.checkpointing import checkpoint_blocks
-from raystage.models.family import ModelSpec, build_model, build_with, get_family
+from raystage.models.family import build_model, build_with, get_family
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.pacing.stage import Shape, Taken
 from raystage.training.checkpoint_files import StoredTensors
 from raystage.training.counters import Counters
+from raystage.training.errors import CheckpointError
 from raystage.training.machinery import Machinery, equip
 from raystage.training.memory_fit import n_checkpointed
 from raystage.training.sharding import empty_sharded, load_shards, shard, sharding_of, shards
-from raystage.training.tensor_pieces import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)

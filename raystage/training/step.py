@@ -8,9 +8,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from raystage.config.schema import Training
-from raystage.data.batch import Batch, most_micro_batches
-from raystage.devices import Device
+from raystage.data.batch import Batch
+from raystage.data.cut import most_micro_batches
 from raystage.devices.at_once import sequences_at_once
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.pacing.stage import Shape
 from raystage.training.machinery import Machinery

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.pacing.point import Point
 from raystage.training.signal_probe import ProbeSums

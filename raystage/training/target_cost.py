@@ -2,10 +2,11 @@
 
 from raystage.config import Config
 from raystage.config.duration import Duration
+from raystage.config.sizes import vocab_size_of
 from raystage.models.count import flops_per_token
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.training.policy import plan_of
-from raystage.training.stage_model import spec_of, vocab_size_of
+from raystage.training.stage_model import spec_of
 
 _DIGITS = 4
 

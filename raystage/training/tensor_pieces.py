@@ -14,11 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from raystage.training.errors import CheckpointError
+
 _OFFSETS = "DCP_SHARDING_INFO"  # in a file's metadata: {"name": {"saved_offsets": [...]}}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and why."""
 
 
 @dataclasses.dataclass(frozen=True)

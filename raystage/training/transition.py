@@ -9,7 +9,7 @@ from torch import nn
 
 from raystage.config.duration import Duration
 from raystage.config.schema import Config
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth import grow
 from raystage.growth.gate import holds

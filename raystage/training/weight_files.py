@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from raystage.training.tensor_pieces import CheckpointError, Header, read_file_headers
+from raystage.training.errors import CheckpointError
+from raystage.training.tensor_pieces import Header, read_file_headers
 
 MODEL_FILE = "model.safetensors"
 MODEL_SHARDS = "model-shards"  # a folder with one file a rank

@@ -12,7 +12,7 @@ from unittest import mock
 
 from raystage.data.batch import Batch
 from raystage.data.reader import Reader
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.worker import run_rank
 from raystage.training.loop import Loop

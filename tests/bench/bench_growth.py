@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from tests.bench.growth_memory import extra_peak_ratio
 from tests.bench.growth_state import GPT2_124M, SMALL, doubled, grow_double, tensors_of, training_state
 from tests.bench.result import Result, paired

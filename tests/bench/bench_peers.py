@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raystage.config import Config
 from raystage.data.corpus import TRAIN
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, mfu
 from raystage.runtime.worker import run_rank

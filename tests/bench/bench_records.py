@@ -58,7 +58,7 @@ def _cost_a_step(folder: Path, name: str, uri: str | None) -> tuple[float, float
     with contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch.object(reader_module, "read_batch", return_value=batch))
         patches.enter_context(mock.patch.object(loop_module, "train_step", step))
-        patches.enter_context(mock.patch.object(driver_module, "wrap_up", return_value=None))
+        patches.enter_context(mock.patch("raystage.runtime.wrap_up.wrap_up", return_value=None))
         patches.enter_context(mock.patch.object(driver_module, "_LAST_DELIVERY_S", 1.0))
         for owner, part in ((Run, "stamp"), (FileRecorder, "metrics"), (FileRecorder, "decision")):
             patches.enter_context(mock.patch.object(owner, part, waited.timed(clock.running(getattr(owner, part)))))

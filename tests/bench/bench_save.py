@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from raystage.config import Config, from_tree
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
 from raystage.pacing.stage import Shape
 from raystage.pacing.state import State
-from raystage.training.checkpoint import CheckpointStore
 from raystage.training.checkpoint_files import flatten_states
+from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.counters import Counters
 from raystage.training.machinery import Machinery
 from raystage.training.manifest import Manifest
@@ -64,7 +64,7 @@ def _measure(ranks: Ranks, config: Config, folder: Path) -> Measured:
     if config.training.strategy == "ddp" and not ranks.is_first:
         return Measured((), (), 0.0, 0.0, 0.0)  # rank 0 writes
     ratios, cpu_ratios = [], []
-    with Saver(CheckpointStore(folder), config.checkpoint, ranks) as saver:
+    with Saver(CheckpointWriter(folder), config.checkpoint, ranks) as saver:
         for number in range(PAIRS + 1):  # the first warms up
             _in_step(ranks, config)
             begin_s, begin_cpu_s = time.perf_counter(), time.thread_time()

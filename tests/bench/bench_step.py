@@ -7,9 +7,10 @@ from torch import nn
 
 from raystage.config.schema import Optimizer, Training
 from raystage.data.batch import Batch
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import build_model
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.training.machinery import Machinery
 from raystage.training.optimizer import make_optimizer

@@ -9,9 +9,9 @@ import torch
 
 from raystage.config import from_tree
 from raystage.data.batch import Batch
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.training.rehearsal import rehearse
 from raystage.training.state import assemble
 from raystage.training.step import train_step

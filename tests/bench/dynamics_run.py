@@ -10,21 +10,23 @@ import numpy as np
 import torch
 
 from raystage.config import Config, load
-from raystage.data.batch import cut, read_batch
+from raystage.config.sizes import vocab_size_of
+from raystage.data.batch import read_batch
 from raystage.data.corpus import Corpus
+from raystage.data.cut import cut
 from raystage.data.order import RowOrder
 from raystage.data.place import Place
 from raystage.data.prepare import prepare
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.evaluation.loss import validation_loss
 from raystage.growth import TrainingTensors, grow
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.pacing.stage import Shape
 from raystage.studies.equal_loss import Curve
 from raystage.training.machinery import Machinery
 from raystage.training.optimizer import set_learning_rate
-from raystage.training.stage_model import method_of, spec_of, vocab_size_of
+from raystage.training.stage_model import method_of, spec_of
 from raystage.training.state import assemble
 from raystage.training.step import train_step
 from tests.bench.dynamics_arms import Arm, Settings

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from raystage.growth import Method, TrainingTensors, grow
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import build_model
+from raystage.models.spec import ModelSpec
 
 GPT2_124M = ModelSpec(
     family="gpt2",

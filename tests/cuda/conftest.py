@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from raystage.devices import Device, pick_device
 from raystage.devices.cuda import Cuda
+from raystage.devices.device import Device, pick_device
 
 DEVICE = os.environ.get("RAYSTAGE_CUDA_TESTS_ON", "cuda")
 

@@ -13,17 +13,18 @@ import torch.distributed as dist
 from raystage.config import Config
 from raystage.config.duration import parse_duration
 from raystage.data.batch import Batch
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth import grow, grow_model
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import build_model
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.pacing.point import Decision
 from raystage.pacing.stage import Change
+from raystage.training.errors import RehearsalError
 from raystage.training.job import Job
 from raystage.training.machinery import Machinery
 from raystage.training.memory import peak_bytes
-from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.rehearsal import rehearse
 from raystage.training.sharding import grow_sharded, shard, sharding_of

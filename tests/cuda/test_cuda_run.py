@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from raystage.config import Config, dump
-from raystage.devices import Device, pick_device
+from raystage.devices.device import Device, pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.worker import run_rank
 from raystage.tracking.records import RunRecords
 from raystage.training import loop
-from raystage.training.checkpoint import CheckpointStore, load_tensors
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_files import load_tensors
 from tests.cuda.conftest import DEVICE
 from tests.training.made_run import SLOPE, assign, configure, losses, train_here
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raystage.data.batch import IGNORED, Batch, Cut, Cutting, cut, document_mask, rank_slice, read_batch, spread_rows
+from raystage.data.batch import IGNORED, Batch, document_mask, read_batch, spread_rows
+from raystage.data.cut import Cut, Cutting, cut, rank_slice
 from raystage.data.order import RowOrder
 from raystage.data.place import Cutoff, Place
 from raystage.data.rows import Rows

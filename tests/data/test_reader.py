@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import raystage.data.reader as reader_module
-from raystage.data.batch import Batch, Cut, Cutting, cut, rank_slice, read_batch
+from raystage.data.batch import Batch, read_batch
+from raystage.data.cut import Cut, Cutting, cut, rank_slice
 from raystage.data.order import RowOrder
 from raystage.data.place import Place
 from raystage.data.reader import Reader, Wanted

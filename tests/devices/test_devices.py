@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 
 
 def test_xla_says_what_to_install_where_it_is_missing() -> None:

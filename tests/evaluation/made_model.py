@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from raystage.data.tokenizer import train_tokenizer
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.evaluation.language_model import LanguageModel, open_language_model
 
 CONTEXT_TOKENS = 16

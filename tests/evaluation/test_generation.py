@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raystage.config import ConfigError
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.evaluation.generation import Generator, Sampling
 from raystage.evaluation.language_model import open_language_model
 from raystage.evaluation.python_lines import share_of_python, tokenizes

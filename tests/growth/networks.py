@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raystage.growth import TrainingTensors
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import build_model
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 
 GPT2 = ModelSpec(

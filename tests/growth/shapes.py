@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import strategies as st
 
 from raystage.growth import Method
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from tests.growth.networks import SPECS
 
 # made by hand, so that nothing is refused: which targets are, is tested apart

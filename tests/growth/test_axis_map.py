@@ -11,7 +11,7 @@ from raystage.growth.axis_map import map_axis, query_head_index
 from raystage.growth.optimizer_state import Meaning
 from raystage.growth.width import grow_state, grow_value
 from raystage.models.axes import Axis, Dimension, Role
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from tests.growth.networks import GPT2, SPECS
 
 QWEN3 = SPECS["qwen3"]

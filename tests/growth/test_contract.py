@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from raystage.growth import Method, TrainingTensors, grow
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import build_model
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from tests.growth import shapes
 from tests.growth.networks import SPECS, batch, difference, from_tensors, gradients, logits, shaken, state_of, widened

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from raystage.growth import Method, grow
 from raystage.growth.depth import Layer, layers_after
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 from tests.growth.networks import GPT2, SPECS, difference, from_tensors, gradients, logits, shaken, state_of, widened
 
 OLD, NEW = False, True

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from raystage.growth import GrowthError, Method, TrainingTensors, grow
 from raystage.growth.optimizer_state import meanings
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from tests.growth.networks import GPT2, SPECS, difference, from_tensors, gradients, parameters_of, shaken, state_of, widened
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from raystage.growth import Method, TrainingTensors, grow
 from raystage.growth.position import grow_position_state, grow_positions
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 from tests.growth.networks import GPT2, LLAMA, SPECS, difference, from_tensors, logits, shaken, state_of, widened
 
 WPE = "transformer.wpe.weight"

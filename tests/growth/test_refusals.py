@@ -15,7 +15,7 @@ from raystage.growth import GrowthError, Method, grow
 from raystage.growth.check import check_growth, nearest
 from raystage.growth.gate import holds, tolerance_of
 from raystage.growth.sizes import target_of
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from tests.growth.networks import GPT2, LLAMA, SPECS, difference, from_tensors, logits, shaken, state_of, widened
 
 QWEN3 = SPECS["qwen3"]

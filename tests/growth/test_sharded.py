@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from raystage.devices.ranks import Ranks
 from raystage.growth import GrowthError, Method, grow_model, sharded
 from raystage.growth import model as growth_model
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import build_model
+from raystage.models.spec import ModelSpec
 from tests.gang import gang_of
 from tests.growth.networks import SPECS, train_model
 

@@ -11,7 +11,8 @@ from raystage.growth import Method, grow
 from raystage.growth.method import NOISE_SCALE
 from raystage.growth.symmetry import seed_of
 from raystage.models.axes import Axis
-from raystage.models.family import ModelSpec, get_family
+from raystage.models.family import get_family
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from tests.growth.networks import GPT2, LLAMA, SPECS, batch, difference, from_tensors, logits, parameters_of, shaken, state_of, widened
 

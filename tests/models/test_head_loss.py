@@ -12,8 +12,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raystage.models import head_loss
-from raystage.models.family import ModelSpec, build_model
+from raystage.models.family import build_model
 from raystage.models.head_loss import rows_at_once, summed_cross_entropy
+from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.training.live_bytes import LiveBytes
 

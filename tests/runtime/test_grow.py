@@ -20,7 +20,8 @@ from raystage.runtime.grow import write_grown
 from raystage.runtime.grow_plan import plan_growth
 from raystage.runtime.grow_table import grow_table
 from raystage.tracking.records import RunRecords
-from raystage.training.checkpoint import CheckpointError, load_tensors
+from raystage.training.checkpoint_files import load_tensors
+from raystage.training.errors import CheckpointError
 from raystage.training.manifest import read_manifest
 from raystage.training.start import find_checkpoint
 from tests.training.made_run import configure, losses, train_here

@@ -12,7 +12,7 @@ from raystage.runtime import hardware as hardware_module
 from raystage.runtime.capacity import Node
 from raystage.runtime.hardware import Hardware, hardware_of
 from raystage.runtime.ray_fit import scaling_of
-from raystage.runtime.ray_pjrt import PjrtConfig, settings_for
+from raystage.runtime.ray_process_group import GroupConfig, pjrt_settings
 from tests.training.made_run import configure
 
 SLICE = "runtime.tpu={topology: 4x4, accelerator_type: TPU-V6E}"
@@ -86,8 +86,8 @@ def test_a_slice_takes_all_its_hosts_or_none(tmp_path: Path, cluster: Any, monke
 def test_workers_are_told_what_the_driver_says_of_pjrt(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2", "XRT_TPU_CONFIG": "old"}.items():
         monkeypatch.setenv(name, value)
-    settings = PjrtConfig(settings_for(has_tpus=False)).settings
+    settings = GroupConfig(pjrt_settings(has_tpus=False)).settings
     assert settings.items() >= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2"}.items()
     assert not any(name.startswith(("XRT", "FI_")) for name in settings)
     monkeypatch.delenv("PJRT_DEVICE")
-    assert [settings_for(has_tpus)["PJRT_DEVICE"] for has_tpus in (False, True)] == ["CPU", "TPU"]
+    assert [pjrt_settings(has_tpus)["PJRT_DEVICE"] for has_tpus in (False, True)] == ["CPU", "TPU"]

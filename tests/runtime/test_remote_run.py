@@ -69,7 +69,7 @@ def run(
 ) -> Outcome:
     """The driver and its run in this process; model and report, which take seconds, only where asked for."""
     engine = StoppedEngine(config, at_boundary)
-    with contextlib.nullcontext() if makes_products else mock.patch("raystage.runtime.driver.wrap_up", return_value=None):
+    with contextlib.nullcontext() if makes_products else mock.patch("raystage.runtime.wrap_up.wrap_up", return_value=None):
         return train(config, lambda: engine, progress, lambda line: None)
 
 
@@ -333,7 +333,7 @@ def test_a_run_goes_on_with_its_text_after_that_has_changed(tmp_path: Path) -> N
     config = elsewhere(tmp_path, "kept-text", "one", *places)
     said: list[str] = []
     engine = StoppedEngine(config, lambda n: n == 3)
-    with mock.patch("raystage.runtime.driver.wrap_up", return_value=None):
+    with mock.patch("raystage.runtime.wrap_up.wrap_up", return_value=None):
         assert not train(config, lambda: engine, no_progress, said.append).finished
         write_jsonl(text, made_documents(300))
         assert train(config, lambda: LocalEngine(config.runtime), no_progress, said.append).finished

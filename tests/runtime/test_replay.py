@@ -14,7 +14,7 @@ from raystage.config import dump
 from raystage.pacing.fit import LossCurve, fit_growth
 from raystage.runtime.replay_run import compare_run
 from raystage.runtime.replay_table import fit_table
-from raystage.training.run import TrainingError
+from raystage.training.errors import TrainingError
 from tests.test_cli import Said, raystage
 from tests.training.made_run import configure, train_here
 

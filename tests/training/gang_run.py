@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raystage.config import Config
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.worker import run_rank

@@ -9,7 +9,7 @@ from typing import Any
 from raystage.config import Config, dump, from_tree
 from raystage.data.corpus import Corpus
 from raystage.data.prepare import prepare
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.run_folder import RunFolder

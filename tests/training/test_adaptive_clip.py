@@ -10,11 +10,12 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from raystage.config import Config
-from raystage.data.batch import Batch, rank_slice
-from raystage.devices import pick_device
+from raystage.data.batch import Batch
+from raystage.data.cut import rank_slice
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import full
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.training.adaptive_clip import clip_to_weights_
 from raystage.training.machinery import Machinery
 from raystage.training.micro_batch import clip_and_update, forward_backward

@@ -11,6 +11,7 @@ from raystage.runtime.commands_file import CommandsFile, ask
 from raystage.tracking.records import RunRecords
 from raystage.training.by_hand import next_command
 from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_writing import CheckpointWriter
 from tests.training.made_run import assign, configure, losses, train_here
 
 # no slope ever passes
@@ -97,19 +98,19 @@ def test_another_runs_commands_are_not_this_runs(folder: Path) -> None:
 
 def test_a_run_that_dies_repeats_its_commands_at_their_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = told(folder, "told-alone", [(2, "grow", "depth"), (5, "raise", None)])
-    save = CheckpointStore.save
+    save = CheckpointWriter.save
 
     class DiedError(Exception):
         pass
 
-    def die(store: CheckpointStore, manifest: Any, *rest: Any) -> Path:
+    def die(store: CheckpointWriter, manifest: Any, *rest: Any) -> Path:
         if manifest.counters.step >= 15 and manifest.position == 1 and not died:
             died.append(True)
             raise DiedError
         return save(store, manifest, *rest)
 
     died: list[bool] = []
-    monkeypatch.setattr(CheckpointStore, "save", die)
+    monkeypatch.setattr(CheckpointWriter, "save", die)
     with pytest.raises(DiedError):
         told(folder, "told-dies", [(2, "grow", "depth")])
     CommandsFile(folder / "runs" / "told-dies").add("raise", None)

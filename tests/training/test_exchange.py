@@ -12,11 +12,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from raystage.config import Config
 from raystage.config.schema import Optimizer
-from raystage.data.batch import Batch, rank_slice
-from raystage.devices import pick_device
+from raystage.data.batch import Batch
+from raystage.data.cut import rank_slice
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import full
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.training import sharding, step
 from raystage.training.machinery import Machinery
 from raystage.training.state import assemble

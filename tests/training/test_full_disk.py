@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from raystage.storage.faults import StorageError
 from raystage.tracking.records import JsonlWriter, RunRecords, read_records
 from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.remote_checkpoints import leave_only
 from tests.training.made_run import configure, losses, train_here
 
@@ -39,16 +40,16 @@ def fail_saves(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], li
     """Makes so many saves fail; returns the list of steps that failed."""
 
     def begin(n_saves: int, error: Exception) -> list[int]:
-        save = CheckpointStore.save
+        save = CheckpointWriter.save
         failed: list[int] = []
 
-        def failing(store: CheckpointStore, manifest: Any, *rest: Any) -> Path:
+        def failing(store: CheckpointWriter, manifest: Any, *rest: Any) -> Path:
             if len(failed) < n_saves:
                 failed.append(manifest.counters.step)
                 raise error
             return save(store, manifest, *rest)
 
-        monkeypatch.setattr(CheckpointStore, "save", failing)
+        monkeypatch.setattr(CheckpointWriter, "save", failing)
         return failed
 
     return begin

@@ -10,7 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from raystage.growth import TrainingTensors
 from raystage.training import transition
-from raystage.training.checkpoint import CheckpointError, CheckpointStore, load_tensors
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_files import load_tensors
+from raystage.training.checkpoint_writing import CheckpointWriter
+from raystage.training.errors import CheckpointError
 from tests.training.made_run import configure, losses, train_here
 
 ONE_GROWTH = ["pacing.lengths=null", "training.duration=30 steps", "validation.every_steps=100"]
@@ -132,13 +135,13 @@ def test_a_growth_that_moves_the_loss_is_undone_bit_for_bit(folder: Path, monkey
         )
     )
     monkeypatch.setattr(transition, "grow", _broken(transition.grow))
-    save = CheckpointStore.save
+    save = CheckpointWriter.save
 
-    def save_slowly(store: CheckpointStore, *args: Any) -> Path:
+    def save_slowly(store: CheckpointWriter, *args: Any) -> Path:
         time.sleep(0.3)  # many steps: training must not change what is being written
         return save(store, *args)
 
-    monkeypatch.setattr(CheckpointStore, "save", save_slowly)
+    monkeypatch.setattr(CheckpointWriter, "save", save_slowly)
     records = train_here(configure(folder, ["name=refused", *WIDER]))
     (decision,) = records.decisions
     assert decision["outcome"] == "refused"

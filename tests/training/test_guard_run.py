@@ -14,8 +14,9 @@ from raystage.runtime.commands_file import CommandsFile
 from raystage.runtime.replay_run import compare_run
 from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import RunRecords, read_records
-from raystage.training.checkpoint import CheckpointStore, load_tensors
-from raystage.training.run import TrainingError
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_files import load_tensors
+from raystage.training.errors import TrainingError
 from raystage.training.start import from_checkpoint
 from raystage.training.step import train_step
 from tests.training.made_run import assign, configure, train_here

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raystage.training.run import TrainingError
+from raystage.training.errors import TrainingError
 from tests.training.made_run import configure, losses, train_here
 
 

@@ -11,10 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from raystage.config import Config
 from raystage.data.batch import Batch
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.checkpointing import checkpoint_blocks
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.training.machinery import Machinery
 from raystage.training.memory import peak_bytes
 from raystage.training.micro_batch import clip_and_update, forward_backward

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from raystage.config import Config
-from raystage.devices import pick_device
 from raystage.devices.cpu import Cpu
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.training.errors import RehearsalError
 from raystage.training.job import Job
 from raystage.training.memory_fit import GIB, fitted, n_checkpointed, step_peak_bytes
-from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from tests.gang import gang_of
 from tests.training.made_run import configure, corpus_of, losses, train_here

@@ -3,10 +3,11 @@
 import pytest
 
 from raystage.config import from_tree
+from raystage.config.sizes import vocab_size_of
 from raystage.pacing.schedule import last_calls
 from raystage.pacing.stage import Change, Shape
 from raystage.training.policy import has_time_for_all, plan_of, policy_of
-from raystage.training.stage_model import peak_lr, spec_of, vocab_size_of
+from raystage.training.stage_model import peak_lr, spec_of
 
 PATHS = ["pacing.lengths=[64, 128, 256]", "pacing.depths=[1, 4]", "pacing.widths=[64, 128]"]
 

@@ -14,12 +14,12 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from raystage.config import Config
 from raystage.config.schema import Optimizer
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.training import rehearsal
+from raystage.training.errors import RehearsalError
 from raystage.training.job import Job
-from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.rehearsal import Rehearsal, Timing, rehearse, seconds_per_token
 from raystage.training.state import assemble

@@ -13,6 +13,7 @@ import yaml
 from raystage.config import dump
 from raystage.tracking.records import RunRecords
 from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.manifest import Manifest
 from tests.gang import processes
 from tests.training.made_run import SLOPE, assign, configure, losses, train_here
@@ -49,12 +50,12 @@ def test_a_run_stopped_at_any_boundary_equals_one_left_alone(folder: Path, rule:
 def test_dying_right_after_every_save_changes_nothing(folder: Path, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = SLOPE if rule == "slope" else []
     alone = train_here(configure(folder, [f"name=alone-saves-{rule}", *overrides]))
-    save, seen = CheckpointStore.save, set()
+    save, seen = CheckpointWriter.save, set()
 
     class DiedError(Exception):
         pass
 
-    def save_and_die(store: CheckpointStore, manifest: Manifest, *rest: Any) -> Path:
+    def save_and_die(store: CheckpointWriter, manifest: Manifest, *rest: Any) -> Path:
         folder = save(store, manifest, *rest)
         moment = (*manifest.key[:2], manifest.reason)
         if moment not in seen:
@@ -62,7 +63,7 @@ def test_dying_right_after_every_save_changes_nothing(folder: Path, rule: str, m
             raise DiedError
         return folder
 
-    monkeypatch.setattr(CheckpointStore, "save", save_and_die)
+    monkeypatch.setattr(CheckpointWriter, "save", save_and_die)
     config = configure(folder, [f"name=dying-{rule}", *overrides])
     for _ in range(100):
         with contextlib.suppress(DiedError):

@@ -10,11 +10,11 @@ import torch
 
 from raystage.config.schema import Checkpoint
 from raystage.growth import TrainingTensors
-from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.saver import Saver
 
 
-class MadeStore(CheckpointStore):
+class MadeStore(CheckpointWriter):
     """Notes what it is given; the manifests of these tests are numbers. `gate`: what a write waits for."""
 
     def __init__(self, fail_at: int | None = None) -> None:
@@ -101,7 +101,7 @@ def test_frozen_tensors_are_not_copied() -> None:
 
 
 def test_checkpoints_are_in_the_order_of_steps_and_attempts(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
+    store = CheckpointWriter(tmp_path)
     for name in ("00000040-9-end", "00000040-10-stop", "00000008-11-0"):
         (store.folder / name).mkdir(parents=True)
     assert [folder.name for folder in store.folders()] == ["00000008-11-0", "00000040-9-end", "00000040-10-stop"]

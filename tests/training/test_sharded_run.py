@@ -20,7 +20,9 @@ from raystage.runtime.grow_source import open_source
 from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import RunRecords
 from raystage.training import transition
-from raystage.training.checkpoint import CheckpointError, CheckpointStore, load_tensors
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_files import load_tensors
+from raystage.training.errors import CheckpointError
 from tests.gang import Gang, GangError, gang_of
 from tests.training.gang_run import assert_same_run, train, train_rank
 from tests.training.made_run import assign, configure, losses, train_here

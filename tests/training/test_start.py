@@ -7,9 +7,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from raystage.config import Config
-from raystage.devices import pick_device
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
-from raystage.training.checkpoint import CheckpointError
+from raystage.training.errors import CheckpointError
 from raystage.training.job import Job
 from raystage.training.start import start_state
 from raystage.training.state import TrainState

@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # a word on GSPMD's successo
 
 import pytest
 
-from raystage.devices import Device, pick_device
+from raystage.devices.device import Device, pick_device
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from raystage.devices import Device
+from raystage.devices.device import Device
 from raystage.tracking.records import RunRecords
 from tests.faults import Machines, at_step, kill_worker
 from tests.training.made_run import configure, losses

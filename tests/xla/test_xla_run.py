@@ -13,15 +13,15 @@ import torch_xla.debug.metrics as met
 from raystage.config import Config, ConfigError
 from raystage.config.schema import Training
 from raystage.data.batch import Batch
-from raystage.devices import Device, pick_device
+from raystage.devices.device import Device, pick_device
 from raystage.devices.ranks import Ranks
-from raystage.models.family import ModelSpec
+from raystage.models.spec import ModelSpec
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.worker import run_rank
 from raystage.tracking.records import RunRecords
 from raystage.training import compile_ahead, loop
+from raystage.training.errors import RehearsalError
 from raystage.training.job import Job
-from raystage.training.out_of_memory import RehearsalError
 from raystage.training.policy import plan_of
 from raystage.training.state import assemble
 from raystage.training.step import train_step
