@@ -40,7 +40,9 @@ ChangeOption = Literal["length", "batch", "depth", "width"]
 DeviceOption = Literal["auto", "cpu", "cuda", "xla"]
 PrecisionOption = Literal["float32", "bf16"]
 ModelArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="run folder or its URI, raystage checkpoint, or Hugging Face folder")]
-CheckpointOption = Annotated[str | None, typer.Option(help="name of a checkpoint, pinned ones included; default: the newest")]
+CheckpointOption = Annotated[
+    str | None, typer.Option(help="name of a checkpoint, pinned ones included, or best: of the lowest validation loss; default: the newest")
+]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="ray or local, instead of runtime.engine")]
 ProfileOption = Annotated[bool, typer.Option("--profile", help="where the time of a few steps of each stage goes: RUN/profile")]
 

@@ -10,10 +10,12 @@ from torch import Tensor
 from raystage.config.errors import ConfigError
 from raystage.evaluation.language_model import LanguageModel, evaluating
 
+_GREEDY_BELOW = 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 sample from every entry."""
+    """`temperature` below 1e-6 is greedy, since logits over so little overflow; `top_k` 0 and `top_p` 1 sample from every entry."""
 
     temperature: float = 0.7
     top_k: int = 50
@@ -81,7 +83,7 @@ class Generator:
         """As many tokens more as fit behind the latest half context: positions end at the context's length."""
         window_BL = tokens_BL[:, -max(1, self._context_tokens // 2) :] if tokens_BL.shape[1] >= self._context_tokens else tokens_BL
         n_tokens = min(n_tokens, self._context_tokens - window_BL.shape[1])
-        chosen = {"do_sample": False} if sampling.temperature == 0 else _sampled(sampling)
+        chosen = {"do_sample": False} if sampling.temperature < _GREEDY_BELOW else _sampled(sampling)
         # entries beyond the tokenizer's only pad the vocabulary; end-of-text starts a new document and does not end the text
         padding = list(range(len(self._model.tokenizer), self._model.n_entries)) or None
         written_BL = self._model.module.generate(

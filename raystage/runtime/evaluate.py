@@ -122,7 +122,8 @@ class _Measurer:
         with open_text(path) as file:
             text = file.read()
         with _naming(path):
-            n_tokens = len(text_tokens(self.model, text)) - 1
+            tokens = text_tokens(self.model, text)
+            rows = Rows(tokens, self.context) if self.request.positions else None  # too short a text is said before the rest
             began_s = time.perf_counter()
             found = perplexity(
                 self.model,
@@ -131,7 +132,7 @@ class _Measurer:
                 self.stride,
                 self.request.batch_tokens,
                 self.request.words,
-                self._counter(path.name, n_tokens),
+                self._counter(path.name, len(tokens) - 1),
             )
         measured = {
             **dataclasses.asdict(found),
@@ -143,8 +144,7 @@ class _Measurer:
             "token_accuracy": found.token_accuracy,
         }
         yield self._result("perplexity", path.stem, began_s, {**_file_facts(path), **measured})
-        if self.request.positions:
-            rows = Rows(text_tokens(self.model, text), self.context)
+        if rows is not None:
             yield self._by_position(path.stem, rows, len(rows), None, "text_by_position", _file_facts(path))
 
     def lambada(self, path: Path) -> Tree:

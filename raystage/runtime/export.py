@@ -11,7 +11,7 @@ from raystage.config.names import shortened
 from raystage.data.corpus import Corpus
 from raystage.data.prepare import prepare
 from raystage.storage.faults import StorageError
-from raystage.training.checkpoint import CheckpointStore, Stored
+from raystage.training.checkpoint import BEST, CheckpointStore, Stored, damaged_files, in_order_of_choice
 from raystage.training.tensor_pieces import read_tensors
 from raystage.training.weight_files import MODEL_FILE, read_headers
 
@@ -57,17 +57,19 @@ def _is_export(folder: Path) -> bool:
 
 
 def choose_checkpoint(run_dir: Path, name: str | None) -> Stored:
-    """The checkpoint of that name, or the newest good one. Raises ConfigError where there is none."""
-    store = CheckpointStore(run_dir)
+    """The checkpoint of that name, damaged or not; of good ones the newest for none, that of the lowest validation loss for `best`.
+
+    Raises ConfigError where there is none.
+    """
+    stored = CheckpointStore(run_dir).all()
+    for each in in_order_of_choice(stored, name):
+        if name not in (None, BEST) or not damaged_files(each):
+            return each
     if name is None:
-        stored = store.latest_good()
-        if stored is None:
-            raise ConfigError(f"{run_dir}: no usable checkpoint yet; 'raystage runs' lists runs")
-        return stored
-    found = {stored.folder.name: stored for stored in store.all()}
-    if name not in found:
-        raise ConfigError(f"{shortened(name)}: no such checkpoint; {run_dir.name} has {', '.join(found) or 'none'}")
-    return found[name]
+        raise ConfigError(f"{run_dir}: no usable checkpoint yet; 'raystage runs' lists runs")
+    names = ", ".join(each.folder.name for each in stored) or "none"
+    what = "no usable checkpoint has a validation loss" if name == BEST else "no such checkpoint"
+    raise ConfigError(f"{shortened(name)}: {what}; {run_dir.name} has {names}")
 
 
 def corpus_of_run(run: Path, digest: str) -> Corpus:

@@ -72,7 +72,7 @@ class ModelSource:
 
 
 def find_model(source: str, checkpoint: str | None = None, progress: Progress = no_progress) -> ModelSource:
-    """The checkpoint of that name, or the newest good one, of the run at `source`, a folder or a URI; else the model that lies there.
+    """The checkpoint that `choose_checkpoint` takes of the run at `source`, a folder or a URI; else the model that lies there.
 
     Raises ConfigError where there is none, or its files do not match their checksums.
     """

@@ -22,7 +22,7 @@ from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
 from raystage.tracking.mlflow_mark import MARK_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
-from raystage.training.checkpoint import MANIFEST_FILE, Stored
+from raystage.training.checkpoint import BEST, MANIFEST_FILE, Stored, in_order_of_choice
 from raystage.training.errors import CheckpointError
 
 _VIEWED = "~/.cache/raystage/viewed"
@@ -44,14 +44,14 @@ def view_records(run: str, progress: Progress = no_progress) -> Path:
 
 
 def view_checkpoint(run: str, name: str | None, progress: Progress = no_progress) -> Path:
-    """A run folder that holds the checkpoint of that name, or the newest good one. Raises ConfigError."""
+    """A run folder that holds the checkpoint that `name` chooses, see `choose_checkpoint`. Raises ConfigError."""
     if not is_uri(run):
         return Path(run)
     viewed = _open(run, progress)
     _fetch(viewed, (CONFIG_FILE, MARK_FILE, *TOKENIZER_FILES))
     try:
-        for stored in reversed(viewed.checkpoints.mirror()):
-            if name in (None, stored.folder.name) and _bring(viewed, stored, is_wanted=name is not None):
+        for stored in in_order_of_choice(viewed.checkpoints.mirror(), name):
+            if _bring(viewed, stored, is_wanted=name not in (None, BEST)):
                 break
     except StorageError as error:
         raise ConfigError(str(error)) from None

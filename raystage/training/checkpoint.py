@@ -13,7 +13,7 @@ from raystage.training.errors import CheckpointError
 from raystage.training.manifest import Manifest, read_manifest
 
 MANIFEST_FILE = "manifest.json"
-
+BEST = "best"  # in a checkpoint's place, that of the lowest validation loss
 
 Bring = Callable[[tuple[int, ...]], None]
 
@@ -116,10 +116,14 @@ def _step_and_attempt(folder: Path) -> tuple[str, str, str]:
 def unneeded(stored: list[Stored], keep_last: int, keep_best: int) -> list[Stored]:
     """Of checkpoints in order, all but the latest, the best by validation loss, and the pinned."""
     free = [each for each in stored if not each.manifest.pinned]
-    measured = [each for each in free if each.manifest.val_loss is not None and math.isfinite(each.manifest.val_loss)]
-    best = sorted(measured, key=lambda each: (each.manifest.val_loss, each.manifest.key))[:keep_best]
-    kept = {each.folder for each in [*free[-keep_last:], *best]}
+    kept = {each.folder for each in [*free[-keep_last:], *by_val_loss(free)[:keep_best]]}
     return [each for each in free if each.folder not in kept]
+
+
+def by_val_loss(stored: list[Stored]) -> list[Stored]:
+    """Those that have a validation loss, the best first."""
+    measured = [each for each in stored if each.manifest.val_loss is not None and math.isfinite(each.manifest.val_loss)]
+    return sorted(measured, key=lambda each: (each.manifest.val_loss, each.manifest.key))
 
 
 def _unreadable(folder: Path) -> str:
@@ -129,6 +133,13 @@ def _unreadable(folder: Path) -> str:
     except ValueError as error:
         return str(error)
     return "its manifest can be read by now"
+
+
+def in_order_of_choice(stored: list[Stored], name: str | None) -> list[Stored]:
+    """What a user's word for a checkpoint means, to be tried in turn: none, the newest first; `best`, by validation loss; else its name."""
+    if name is None:
+        return stored[::-1]
+    return by_val_loss(stored) if name == BEST else [each for each in stored if each.folder.name == name]
 
 
 def damaged_files(stored: Stored) -> list[str]:

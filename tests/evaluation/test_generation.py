@@ -1,5 +1,7 @@
 """Text from an exported folder: beyond the context, greedy or sampled, never from the vocabulary's padding."""
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from raystage.evaluation.generation import Generator, Sampling
 from raystage.evaluation.language_model import open_language_model
 from raystage.evaluation.python_lines import share_of_python, tokenizes
 from raystage.runtime.export import choose_checkpoint, export
+from raystage.training.checkpoint import MANIFEST_FILE, CheckpointStore
 from tests.training.made_run import configure, corpus_of, train_here
 
 
@@ -38,7 +41,9 @@ def test_texts_go_beyond_the_context_and_repeat_with_the_seed(folder: Path) -> N
 
 def test_greedy_is_the_same_for_every_seed(folder: Path) -> None:
     generator = generator_of(folder / "model")
-    assert generator.texts("the", 1, 20, Sampling(temperature=0, seed=1)) == generator.texts("the", 1, 20, Sampling(temperature=0, seed=2))
+    assert generator.texts("the", 1, 20, Sampling(temperature=0, seed=1)) == generator.texts(
+        "the", 1, 20, Sampling(temperature=1e-40, seed=2)
+    )
 
 
 def test_hot_sampling_never_leaves_the_tokenizer(folder: Path) -> None:
@@ -54,6 +59,19 @@ def test_an_intermediate_size_exports_like_the_final_model(folder: Path) -> None
     export(choose_checkpoint(run, pinned), corpus_of(configure(folder, ["name=writer"])).tokenizer(), folder / "small")
     model = AutoModelForCausalLM.from_pretrained(folder / "small")
     assert (model.config.n_layer, model.config.n_embd) == (1, 16)
+
+
+def test_best_is_the_checkpoint_of_the_lowest_validation_loss_that_is_whole(folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(folder / "runs" / "writer", tmp_path / "writer")
+    first, second, *others = CheckpointStore(run).all()
+    for stored, loss in [(first, 1.0), (second, 0.5), *((each, None) for each in others)]:
+        (stored.folder / MANIFEST_FILE).write_text(dataclasses.replace(stored.manifest, val_loss=loss).to_json())
+    assert choose_checkpoint(run, "best").folder == second.folder
+    (second.folder / "model.safetensors").write_bytes(b"")
+    assert choose_checkpoint(run, "best").folder == first.folder
+    (first.folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="best: no usable checkpoint has a validation loss; writer has 0"):
+        choose_checkpoint(run, "best")
 
 
 def test_what_is_not_there_is_one_line(folder: Path) -> None:
