@@ -69,3 +69,23 @@ def test_core_needs_neither_ray_nor_mlflow(package: str, failures: dict[str, str
 
 def test_the_blocker_blocks(failures: dict[str, str]) -> None:
     assert "import of ray halted" in failures["ray"]
+
+
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        pytest.param("raystage.runtime.driver raystage.runtime.ray_engine", "torch transformers mlflow matplotlib", id="driver"),
+        pytest.param(
+            "raystage.runtime.ray_failure raystage.runtime.ray_trainer raystage.runtime.ray_process_group",
+            "torch transformers mlflow matplotlib",
+            id="controller-of-ray-train",
+        ),
+        pytest.param("raystage.runtime.controller_actor", "torch transformers mlflow matplotlib", id="controller"),
+        pytest.param("raystage.runtime.run_list raystage.runtime.sync", "torch transformers mlflow matplotlib", id="runs-and-sync"),
+        pytest.param("raystage.runtime.view raystage.report.build", "torch transformers mlflow", id="report"),
+    ],
+)
+def test_who_computes_nothing_imports_nothing_heavy(modules: str, without: str) -> None:
+    """It would take most of the time to begin."""
+    done = run_python(f"import sys, {', '.join(modules.split())}; print(*(name for name in {without.split()} if name in sys.modules))")
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raystage.data.cut import Cut
 from raystage.data.order import RowOrder
 from raystage.data.rows import Rows
+from raystage.data.step_cut import Cut
 
 IGNORED = -100  # target of a padded position, as torch's cross_entropy has it
 

@@ -6,10 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from raystage.data.batch import Batch, read_batch
-from raystage.data.cut import Cut, Cutting, cut, fingerprint, rank_slice
 from raystage.data.order import RowOrder
 from raystage.data.place import Place
 from raystage.data.rows import Rows
+from raystage.data.step_cut import Cut, Cutting, cut, fingerprint, rank_slice
 
 
 @dataclasses.dataclass(frozen=True)

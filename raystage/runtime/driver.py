@@ -145,7 +145,7 @@ def _train_in_storage(
 
 def _check_weights(config: Config) -> None:
     if config.init_from.path is not None:
-        from raystage.training.start import find_checkpoint
+        from raystage.training.start import find_checkpoint  # imports torch
         from raystage.training.weight_files import read_headers
 
         try:
@@ -217,8 +217,10 @@ def _train(
 
 
 def _wrap_up(config: Config, corpus: Corpus, folder: RunFolder) -> "Products":
-    from raystage.runtime.wrap_up import wrap_up
-
+    try:
+        from raystage.runtime.wrap_up import wrap_up  # imports torch
+    except ImportError as error:
+        raise EngineError(f"trained to its end, but raystage has been changed meanwhile ({error}); the same command goes on") from None
     return wrap_up(config, corpus, folder)
 
 

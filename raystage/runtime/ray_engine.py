@@ -22,7 +22,7 @@ from raystage.runtime.group_watch import GroupWatch
 from raystage.runtime.hardware import hardware_of
 from raystage.runtime.ray_cluster import connect
 from raystage.runtime.ray_failure import GroupEnd
-from raystage.runtime.ray_fit import Fit
+from raystage.runtime.ray_fit import Fit, backend_of
 from raystage.runtime.ray_metrics import ray_metrics
 from raystage.runtime.ray_nodes import ray_nodes
 from raystage.runtime.ray_spare import Spares, imports_first
@@ -48,6 +48,7 @@ class RayEngine:
         self._config, self._runtime = config, config.runtime
         connect(config)
         self._hardware = hardware_of(config)
+        self._backend = backend_of(self._hardware)
         self._stop_asked = threading.Event()
         self._evaluations: Evaluations | None = None
 
@@ -94,7 +95,7 @@ class RayEngine:
             controller.begin_group()
             group = Group(number, wanted, n_workers, position, self._hardware)
             watch = GroupWatch(controller, group, room, restarts, spares, assignment.config, say)
-            end = self._follow(Fit(assignment, group, actor), watch, controller)
+            end = self._follow(Fit(assignment, group, actor, self._backend), watch, controller)
             room, position = watch.room, watch.position
             controller.free_resources()
             if end.ending is not None and (end.ending != "left" or self._stop_asked.is_set()):

@@ -14,7 +14,7 @@ from raystage.runtime.engine import FatalError
 from raystage.runtime.group import Group
 from raystage.runtime.hardware import Hardware
 from raystage.runtime.ray_failure import AnswerFailures, GroupEnd, GroupFailedError, end_of, last_line
-from raystage.runtime.ray_process_group import GroupConfig, pjrt_settings
+from raystage.runtime.ray_process_group import ProcessGroupConfig, pjrt_settings
 from raystage.runtime.ray_spare import imports_first
 from raystage.runtime.ray_storage import ray_storage
 from raystage.runtime.ray_trainer import LeanTrainer
@@ -27,7 +27,7 @@ from raystage.training.ports import Ending
 class Fit(threading.Thread):
     """`fit` blocks; in a thread of its own it leaves the main one to signals and to the watch."""
 
-    def __init__(self, assignment: Assignment, group: Group, controller: Any) -> None:
+    def __init__(self, assignment: Assignment, group: Group, controller: Any, backend: BackendConfig) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
         self._result: GroupEnd | None = None
         runtime = assignment.config.runtime
@@ -38,7 +38,7 @@ class Fit(threading.Thread):
         self._trainer = LeanTrainer(
             _train_worker,
             train_loop_config={"assignment": assignment, "group": group, "controller": controller},
-            backend_config=_backend(hardware),
+            backend_config=backend,
             scaling_config=scaling_of(hardware, group.n_workers),
             run_config=RunConfig(
                 name=f"driver-{os.getpid()}-{group.number}",
@@ -86,17 +86,18 @@ def scaling_of(hardware: Hardware, n_workers: int) -> ScalingConfig:
     )
 
 
-def _backend(hardware: Hardware) -> BackendConfig:
+def backend_of(hardware: Hardware) -> BackendConfig:
+    """How the workers' processes become a group."""
     if hardware.device == "cuda":
         from ray.train.torch import TorchConfig  # imports torch, here and in Ray Train's controller
 
         return TorchConfig(backend="nccl")
-    return GroupConfig(pjrt_settings(hardware.has_tpus) if hardware.device == "xla" else {})
+    return ProcessGroupConfig(pjrt_settings(hardware.has_tpus) if hardware.device == "xla" else {})
 
 
 def _train_worker(settings: dict[str, Any]) -> Ending:
     """Runs on every worker; returns how it ended. Whatever it raises ends the others too, which may wait for it."""
-    from raystage.runtime.ray_worker import run_worker
+    from raystage.runtime.ray_worker import run_worker  # imports torch, which the driver does without
 
     try:
         load_secrets()

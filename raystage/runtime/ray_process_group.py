@@ -23,24 +23,24 @@ def pjrt_settings(has_tpus: bool) -> dict[str, str]:
 
 
 @dataclasses.dataclass
-class GroupConfig(BackendConfig):
+class ProcessGroupConfig(BackendConfig):
     """`settings`: environment variables of every worker, to be set before it opens its devices."""
 
     settings: dict[str, str]
 
     @property
     def backend_cls(self) -> type[Backend]:
-        return GroupBackend
+        return ProcessGroupBackend
 
     def to_dict(self) -> dict[str, Any]:
         return {"settings": self.settings}
 
 
-class GroupBackend(Backend):
+class ProcessGroupBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Called by Ray Train once the workers' processes are there."""
-        assert isinstance(backend_config, GroupConfig)
-        address = worker_group.execute_single(0, _free_address)
+        assert isinstance(backend_config, ProcessGroupConfig)
+        address = worker_group.execute_single(0, free_address)
         joining = [
             worker_group.execute_single_async(rank, _join, backend_config.settings, address, rank, len(worker_group))
             for rank in range(len(worker_group))
@@ -48,7 +48,8 @@ class GroupBackend(Backend):
         ray.get(joining)
 
 
-def _free_address() -> str:
+def free_address() -> str:
+    """Of this node, for torch.distributed."""
     node = ray.util.get_node_ip_address()
     is_v6 = ":" in node
     with socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET) as probe:
@@ -57,7 +58,7 @@ def _free_address() -> str:
 
 
 def _join(settings: dict[str, str], address: str, rank: int, world_size: int) -> None:
-    import torch.distributed as dist
-
     os.environ.update(settings)
+    import torch.distributed as dist  # whatever comes with it finds the settings
+
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)

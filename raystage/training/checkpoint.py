@@ -37,11 +37,6 @@ class CheckpointStore:
         self.folder = run_dir / "checkpoints"
         self._bring = bring
 
-    def folder_of(self, manifest: Manifest) -> Path:
-        """Where the checkpoint of that manifest is, or is to be."""
-        suffix = f"-{manifest.reason}" if manifest.pinned else f"-{manifest.position}"
-        return self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
-
     def folders(self) -> list[Path]:
         """Every checkpoint's folder, usable or not, by step and attempt."""
         return sorted(self.folder.glob("[0-9]*"), key=_step_and_attempt)

@@ -24,7 +24,7 @@ class CheckpointWriter(CheckpointStore):
 
     def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> Path:
         """Writes one checkpoint; the folder appears when all of it is on disk."""
-        target = self.folder_of(manifest)
+        target = self._target(manifest)
         with whole_folder(target, replace=True) as partial:
             write_checkpoint(partial, manifest, config, tensors)
         return target
@@ -34,7 +34,7 @@ class CheckpointWriter(CheckpointStore):
 
         The folder appears when all ranks have written; an error of one is raised on all.
         """
-        target, is_first = self.folder_of(manifest), dist.get_rank(group) == 0
+        target, is_first = self._target(manifest), dist.get_rank(group) == 0
         try:
             with together(group):
                 if is_first:
@@ -49,6 +49,10 @@ class CheckpointWriter(CheckpointStore):
                 shutil.rmtree(partial_of(target), ignore_errors=True)
             raise
         return target
+
+    def _target(self, manifest: Manifest) -> Path:
+        suffix = f"-{manifest.reason}" if manifest.pinned else f"-{manifest.position}"
+        return self.folder / f"{manifest.counters.step:08d}-{manifest.attempt}{suffix}"
 
 
 def write_checkpoint(folder: Path, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors) -> None:

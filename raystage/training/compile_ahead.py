@@ -10,7 +10,7 @@ import torch
 
 from raystage.config.schema import Training
 from raystage.data.batch import Batch
-from raystage.data.cut import rank_slice
+from raystage.data.step_cut import rank_slice
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.evaluation.loss import rows_at_once, summed_loss

@@ -6,8 +6,8 @@ from typing import Any
 
 from raystage.config.duration import Duration
 from raystage.config.schema import GrowthMethod
-from raystage.data.cut import Cut
 from raystage.data.place import Place
+from raystage.data.step_cut import Cut
 from raystage.pacing.stage import Change, Shape
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from raystage.config.schema import Config
 from raystage.data.batch import Batch, document_mask, spread_rows, whole_rows
-from raystage.data.cut import most_micro_batches, rank_slice
 from raystage.data.rows import Rows
+from raystage.data.step_cut import most_micro_batches, rank_slice
 from raystage.devices.at_once import sequences_at_once
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raystage.config.schema import Training
 from raystage.data.batch import Batch
-from raystage.data.cut import most_micro_batches
+from raystage.data.step_cut import most_micro_batches
 from raystage.devices.at_once import sequences_at_once
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks

@@ -13,10 +13,10 @@ from raystage.config import Config, load
 from raystage.config.sizes import vocab_size_of
 from raystage.data.batch import read_batch
 from raystage.data.corpus import Corpus
-from raystage.data.cut import cut
 from raystage.data.order import RowOrder
 from raystage.data.place import Place
 from raystage.data.prepare import prepare
+from raystage.data.step_cut import cut
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.evaluation.loss import validation_loss

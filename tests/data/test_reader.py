@@ -11,11 +11,11 @@ import torch
 
 import raystage.data.reader as reader_module
 from raystage.data.batch import Batch, read_batch
-from raystage.data.cut import Cut, Cutting, cut, rank_slice
 from raystage.data.order import RowOrder
 from raystage.data.place import Place
 from raystage.data.reader import Reader, Wanted
 from raystage.data.rows import Rows
+from raystage.data.step_cut import Cut, Cutting, cut, rank_slice
 
 CONTEXT, N_ROWS, SEED = 24, 40, 3
 MODES: list[Cutting] = ["segment", "truncate", "recycle"]

@@ -1,6 +1,7 @@
 """Where a run counts as over."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from raystage.config import ConfigError
 from raystage.data.progress import no_progress
 from raystage.runtime.driver import train
+from raystage.runtime.engine import EngineError
 from raystage.runtime.local import LocalEngine
 from raystage.runtime.run_folder import RunFolder
 from raystage.tracking.records import RunRecords
@@ -37,6 +39,17 @@ def test_a_run_killed_between_its_last_step_and_its_end_is_brought_to_it(tmp_pat
     assert [path.name[:8] for path in (folder / "checkpoints").glob("*-end")] == [end.name[:8]]
     go()
     assert "is complete" in said[-1]
+
+
+def test_a_package_that_has_changed_while_the_run_was_trained_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end imports what the beginning does without."""
+    config = configure(tmp_path, ["tracking.mlflow=false", "training.duration=3 steps", "pacing={rule: constant}"])
+    with monkeypatch.context() as changed:
+        changed.setitem(sys.modules, "raystage.runtime.wrap_up", None)
+        with pytest.raises(EngineError, match=r"trained to its end, but raystage has been changed meanwhile .*; the same command"):
+            train(config, lambda: LocalEngine(config.runtime), no_progress, lambda line: None)
+    train(config, lambda: LocalEngine(config.runtime), no_progress, lambda line: None)
+    assert (tmp_path / "runs" / config.name / "model").is_dir()
 
 
 def test_changes_that_may_never_come_are_said_before_training(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from raystage.runtime import hardware as hardware_module
 from raystage.runtime.capacity import Node
 from raystage.runtime.hardware import Hardware, hardware_of
 from raystage.runtime.ray_fit import scaling_of
-from raystage.runtime.ray_process_group import GroupConfig, pjrt_settings
+from raystage.runtime.ray_process_group import ProcessGroupConfig, free_address, pjrt_settings
 from tests.training.made_run import configure
 
 SLICE = "runtime.tpu={topology: 4x4, accelerator_type: TPU-V6E}"
@@ -83,10 +83,16 @@ def test_a_slice_takes_all_its_hosts_or_none(tmp_path: Path, cluster: Any, monke
         hardware_of(config(tmp_path, "runtime.device=xla", SLICE.replace("4x4", "5x7"), "runtime.workers=4"))
 
 
+@pytest.mark.parametrize(("node", "address"), [("10.0.0.7", "tcp://10.0.0.7:"), ("fd00::7", "tcp://[fd00::7]:")])
+def test_workers_meet_at_an_address_of_either_kind(node: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: node)
+    assert free_address().startswith(address)
+
+
 def test_workers_are_told_what_the_driver_says_of_pjrt(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2", "XRT_TPU_CONFIG": "old"}.items():
         monkeypatch.setenv(name, value)
-    settings = GroupConfig(pjrt_settings(has_tpus=False)).settings
+    settings = ProcessGroupConfig(pjrt_settings(has_tpus=False)).settings
     assert settings.items() >= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2"}.items()
     assert not any(name.startswith(("XRT", "FI_")) for name in settings)
     monkeypatch.delenv("PJRT_DEVICE")

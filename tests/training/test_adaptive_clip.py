@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from raystage.config import Config
 from raystage.data.batch import Batch
-from raystage.data.cut import rank_slice
+from raystage.data.step_cut import rank_slice
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import full

@@ -6,8 +6,8 @@ import pytest
 
 from raystage.config.duration import Duration, parse_duration
 from raystage.config.schema import Growth
-from raystage.data.cut import cut
 from raystage.data.place import Place
+from raystage.data.step_cut import cut
 from raystage.pacing.stage import Change, Shape
 from raystage.training.counters import Counters
 

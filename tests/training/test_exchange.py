@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from raystage.config import Config
 from raystage.config.schema import Optimizer
 from raystage.data.batch import Batch
-from raystage.data.cut import rank_slice
+from raystage.data.step_cut import rank_slice
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.growth.sharded import full
