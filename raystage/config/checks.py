@@ -130,7 +130,7 @@ def _check_device(config: Config) -> None:
     if training.strategy == "fsdp":
         raise ConfigError("training.strategy=fsdp: is torch's own, which runtime.device=xla does not know; use ddp")
     if training.micro_batch_tokens is None:
-        raise ConfigError("training.micro_batch_tokens=null: memory is not foretold for runtime.device=xla; give a number")
+        raise ConfigError("training.micro_batch_tokens=null: memory is not predicted for runtime.device=xla; give a number")
     if (wanted := training.activation_checkpointing) != "none":
         raise ConfigError(f"training.activation_checkpointing={wanted}: not with runtime.device=xla, where a step is one program; use none")
     if training.reduce_precision == "bf16":

@@ -13,7 +13,7 @@ from raystage.training.worker_range import workers_of
 
 
 def peaks_of(config: Config, stages: Sequence[PlannedStage]) -> list[int | None]:
-    """[bytes] at the peak of a step of each stage, on each of as few workers as the stage may have; None where it is not foretold."""
+    """[bytes] at the peak of a step of each stage, on each of as few workers as the stage may have; None where it is not predicted."""
     if config.runtime.device == "xla" or _is_open(config):
         return [None] * len(stages)
     return [_peak(config, stage, workers_of(config, position).low) for position, stage in enumerate(stages)]

@@ -99,7 +99,7 @@ def _memory_words(config: Config) -> str:
     if config.training.micro_batch_tokens is None:
         return ""
     if config.runtime.device == "xla":
-        return "memory is not foretold for xla devices"
+        return "memory is not predicted for xla devices"
     compiled = "; compiled code takes less" if config.training.compile else ""
     kernels = "" if config.runtime.device == "cpu" else ", counted with the kernels of a CPU"
     return f"memory: the most of a worker in a step{kernels}, with micro-batches of {config.training.micro_batch:,} tokens{compiled}"

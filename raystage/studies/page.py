@@ -60,7 +60,7 @@ def _protocol(study: Study, conditions: str) -> list[str]:
         _equal_loss(study),
         "± is the standard deviation over seeds in the table, half of the 95% interval of the mean (Student's t) in sentences. "
         "Differences and savings are against the baseline of the same seed, which has the same order of the data in every arm.",
-        "FLOPs and times are shares of the baseline's of the same seed. Times are reckoned: each step counts as the 2nd percentile of the "
+        "FLOPs and times are shares of the baseline's of the same seed. Times are estimated: each step counts as the 2nd percentile of the "
         "times of its shape in all runs of the study, and validations, checkpoints, growth and pauses as nothing. Runs went side by side.",
         "A run has come to the baseline's loss at its first validation at or below the one that the baseline ends with; where the learning "
         "rate decays that is late, since most of the loss falls in the decay. A dash: some seed never does, or the column is not for that "

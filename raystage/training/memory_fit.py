@@ -1,4 +1,4 @@
-"""The micro-batch, and the activation checkpointing, that fit into a worker's memory, by what is foretold of it."""
+"""The micro-batch, and the activation checkpointing, that fit into a worker's memory, by what is predicted."""
 
 import bisect
 import dataclasses

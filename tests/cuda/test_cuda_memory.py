@@ -167,7 +167,7 @@ def test_the_peak_of_a_step_is_what_plan_foretells(tmp_path: Path, gpu: Device, 
     config = configure(tmp_path, [*GROWTHS["depth"], f"training.precision={precision}", "training.micro_batch_tokens=8192"])
     spec = spec_of(config, plan_of(config).shapes()[-1], vocab_size=16384, eot_id=0)
     rehearsal = rehearse(config, [(spec, 32)], gpu, Ranks(), 8192)
-    # the workspace of cuBLAS and the allocator's rounding are not foretold
+    # the workspace of cuBLAS and the allocator's rounding are not predicted
     assert rehearsal.peak_bytes == pytest.approx(peak_bytes(config, spec, 32, 8192, accumulates=False, world_size=1), rel=0.10)
 
 

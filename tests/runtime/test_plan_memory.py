@@ -26,7 +26,7 @@ def test_every_stage_has_its_memory_and_larger_ones_more(tmp_path: Path) -> None
         ([], "memory: the most of a worker in a step, with micro-batches of 128 tokens"),
         (["runtime.device=auto"], "counted with the kernels of a CPU"),
         (["training.compile=true"], "compiled code takes less"),
-        (["runtime.device=xla"], "memory is not foretold for xla devices"),
+        (["runtime.device=xla"], "memory is not predicted for xla devices"),
         (["training.strategy=fsdp"], "--measure is of one that holds all of it"),
         (
             ["training.micro_batch_tokens=null", "runtime.memory_gib=2"],

@@ -1,4 +1,4 @@
-"""The memory of a step, foretold without it, against what torch's allocator hands out when the step runs."""
+"""The memory of a step, predicted without it, against what torch's allocator hands out when the step runs."""
 
 import dataclasses
 from pathlib import Path
@@ -48,9 +48,9 @@ STAGES = {
 def test_the_peak_with_blocks_checkpointed_is_foretold(n_checkpointed: int, dropout: float, tmp_path: Path) -> None:
     spec = dataclasses.replace(SMALL, dropout=dropout)
     config = configure(tmp_path, [f"model.dropout={dropout}"])
-    plain, foretold = (peak_bytes(config, spec, 128, 1024, False, 1, n) for n in (0, n_checkpointed))
-    assert foretold < plain
-    assert foretold == pytest.approx(measured(config, spec, 128, 1024, False, n_checkpointed=n_checkpointed), rel=0.02)
+    plain, predicted = (peak_bytes(config, spec, 128, 1024, False, 1, n) for n in (0, n_checkpointed))
+    assert predicted < plain
+    assert predicted == pytest.approx(measured(config, spec, 128, 1024, False, n_checkpointed=n_checkpointed), rel=0.02)
 
 
 @pytest.mark.parametrize("accumulates", [False, True])
@@ -58,16 +58,16 @@ def test_the_peak_with_blocks_checkpointed_is_foretold(n_checkpointed: int, drop
 def test_the_peak_of_a_step_is_foretold(stage: str, accumulates: bool, tmp_path: Path) -> None:
     spec, length, overrides = STAGES[stage]
     config = configure(tmp_path, overrides)
-    foretold = peak_bytes(config, spec, length, 1024, accumulates, world_size=1)
-    assert foretold == pytest.approx(measured(config, spec, length, 1024, accumulates), rel=0.02)
+    predicted = peak_bytes(config, spec, length, 1024, accumulates, world_size=1)
+    assert predicted == pytest.approx(measured(config, spec, length, 1024, accumulates), rel=0.02)
 
 
 def test_gradients_that_are_exchanged_have_their_buckets_too(tmp_path: Path) -> None:
     config = configure(tmp_path)
     with gang_of(2, tmp_path) as two:
         for accumulates, tokens in ((False, 16), (True, 16), (False, 1024), (True, 1024)):  # few: gradients are the most of it
-            foretold = peak_bytes(config, SMALL, 16, tokens, accumulates, world_size=2)
-            assert two(_measured_on_rank, config, tokens, accumulates) == [pytest.approx(foretold, rel=0.02)] * 2
+            predicted = peak_bytes(config, SMALL, 16, tokens, accumulates, world_size=2)
+            assert two(_measured_on_rank, config, tokens, accumulates) == [pytest.approx(predicted, rel=0.02)] * 2
 
 
 def _measured_on_rank(ranks: Ranks, config: Config, tokens: int, accumulates: bool) -> int:

@@ -1,4 +1,4 @@
-"""The memory of a step of one of several sharded workers, foretold by one process, against what their allocators hand out.
+"""The memory of a step of one of several sharded workers, predicted by one process, against what their allocators hand out.
 
 It is also the watch over what of torch's is not public: `devices/fake_ranks.py`.
 """
@@ -36,10 +36,10 @@ def test_the_peak_of_one_of_two_sharded_workers_is_foretold(whole_bytes: int, tm
         for name, (length, tokens, overrides) in STAGES.items():
             config = configure(tmp_path, [*FSDP, *overrides])
             for accumulates in (False, True):
-                foretold = peak_bytes(config, SMALL, length, tokens, accumulates, world_size=2)
+                predicted = peak_bytes(config, SMALL, length, tokens, accumulates, world_size=2)
                 # gloo's threads hold what they have sent a moment longer now and then: a block's parameters or two
                 peaks = [peak for _ in range(3) for peak in two(_measured_on_rank, config, length, tokens, accumulates, whole_bytes)]
-                assert foretold == pytest.approx(min(peaks), rel=0.05), (name, accumulates)
+                assert predicted == pytest.approx(min(peaks), rel=0.05), (name, accumulates)
     assert not dist.is_initialized()
 
 
