@@ -1,5 +1,6 @@
 """The command that runs a study; nothing else."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,7 @@ def reproduce(
         with progress_bars(terminal) as progress:
             prepare_corpus(wanted.base, progress, say)
         finished = run_study(wanted, say)
-    command = " ".join(["raystage reproduce", str(study), *(overrides or ()), f"--size {size}"])
+    command = shlex.join(["raystage", "reproduce", str(study), *(overrides or ()), "--size", size])
     say(f"report: {build_study_report(wanted, out or StudyFolder(wanted).path / 'report', command)}")
     if not finished:
         fail("runs are left; the same command goes on", 1)

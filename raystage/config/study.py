@@ -86,6 +86,7 @@ class ArmKeys:
         default=None,
         description="a control that grows into nothing: model.n_layer of the whole run over the target's, like 1/4; null: the target's",
     )
+    width: str | int | None = Field(default=None, description="the same for model.d_model, its heads in proportion; null: the target's")
     against: tuple[str, ...] = Field(default=(), description="arms that it is compared with, seed by seed, beside the baseline")
     rate_of: str | None = Field(default=None, description="arm whose learning rate it takes; null: it is tried out")
     shares: Shares = Field(default=Shares(), description="pacing lists relative to the target, so that they fit every size")
@@ -183,16 +184,22 @@ def _arm(name: str, tree: dict[str, Any], base: Config) -> Arm:
                 raise ConfigError(f"set.{key}: must be alike in all arms, or they could not be compared; set it in the size")
         if float(keys.budget.partition("%")[0]) <= 0:
             raise ConfigError(f"budget={keys.budget}: must be above 0%")
-        overrides = (*_smaller(keys.depth, base), *overrides)
+        overrides = (*_smaller(keys, base), *overrides)
         from_tree(to_tree(base), overrides)
     except ConfigError as error:
         raise ConfigError(f"arms.{name}: {error}") from None
     return Arm(name, keys, overrides)
 
 
-def _smaller(depth: str | int | None, base: Config) -> Iterable[str]:
-    if depth is not None:
-        yield f"model.n_layer={_of(depth, base.model.n_layer, 'depth')}"
+def _smaller(keys: ArmKeys, base: Config) -> Iterable[str]:
+    model = base.model
+    if keys.depth is not None:
+        yield f"model.n_layer={_of(keys.depth, model.n_layer, 'depth')}"
+    if keys.width is not None:
+        d_model = _of(keys.width, model.d_model, "width")
+        given = {"n_head": model.n_head, "n_kv_head": model.n_kv_head, "d_ff": model.d_ff}
+        yield f"model.d_model={d_model}"
+        yield from (f"model.{key}={whole * d_model // model.d_model}" for key, whole in given.items() if whole is not None)
 
 
 def _lists(shares: Shares, base: Config) -> Iterable[str]:

@@ -7,12 +7,17 @@ from raystage.studies.results import Against, ArmResult, Saved
 from raystage.studies.spread import Spread
 from raystage.studies.words import COLUMN_WORDS, plus_minus
 
+_NOTHING = 0.0005
+
 
 def answer(study: Study, results: Sequence[ArmResult]) -> str:
     """A list in Markdown. The baseline with other budgets is no answer; the baseline itself is one where it diverged."""
     base = next((result for result in results if result.name == study.keys.baseline), None)
     said = [f"**{base.name}**: {_diverged(base)}."] if base and base.n_diverged else []
-    said += [_sentence(study.keys.baseline, base, result) for result in results if not result.is_variant]
+    by_name, rate_of = {result.name: result for result in results}, {arm.name: arm.keys.rate_of or "" for arm in study.arms}
+    for result in results:
+        if not result.is_variant:
+            said.append(_sentence(study.keys.baseline, base, result, by_name.get(rate_of.get(result.name, ""))))
     return "\n".join(f"- {sentence}" for sentence in said)
 
 
@@ -20,9 +25,10 @@ def _diverged(result: ArmResult) -> str:
     return f"{result.n_diverged} of {result.n_ended} runs diverged"
 
 
-def _sentence(baseline: str, base: ArmResult | None, result: ArmResult) -> str:
+def _sentence(baseline: str, base: ArmResult | None, result: ArmResult, rate_of: ArmResult | None) -> str:
+    """`rate_of`: the arm whose learning rate it takes."""
     if not result.n_ended:
-        return f"**{result.name}**: {_not_run(result)}."
+        return f"**{result.name}**: {_not_run(result, rate_of)}."
     more = [*([_diverged(result)] if result.n_diverged else []), *_columns(base, result)]
     if result.loss is None:
         return f"**{result.name}**: {'; '.join(more)}."
@@ -37,7 +43,9 @@ def _sentence(baseline: str, base: ArmResult | None, result: ArmResult) -> str:
     return "; ".join([*words, *more, f"{n} seed{'s' * (n > 1)}"]) + "."
 
 
-def _not_run(result: ArmResult) -> str:
+def _not_run(result: ArmResult, rate_of: ArmResult | None) -> str:
+    if rate_of is not None and rate_of.trials and all(loss is None for loss in rate_of.trials.values()):
+        return f"has no learning rate, since {rate_of.name}, whose it takes, diverged at all of its"
     if not result.trials:
         return "not run yet"
     if all(loss is None for loss in result.trials.values()):
@@ -79,7 +87,9 @@ def _saving(baseline: str, saved: Saved) -> str:
     """In the words of the bound: a saving of which only the least, or only the most, is known."""
     mean = saved.spread.mean
     where = "for the same loss" if saved.level is None else f"for the loss that {baseline} has at {saved.level:.0%} of its run"
-    size = f"{abs(mean):.1%}" if saved.bound else _size(saved.spread)
+    if saved.bound == "at most" and abs(mean) < _NOTHING:
+        return f"saves nothing {where}"
+    size = _size(saved.spread)
     # what is saved at most is, where nothing is saved, what is spent at least
     bound = saved.bound if mean >= 0 else {"": "", "at least": "at most", "at most": "at least"}[saved.bound]
     return f"{bound} {size} {'less' if mean >= 0 else 'more'} compute than {baseline} {where}".strip()

@@ -36,16 +36,29 @@ def loss_at(curve: Curve, flops: float) -> float | None:
     return None if line is None else float(np.exp(line[1] + line[0] * np.log(flops)))
 
 
-def compute_for(curve: Curve, loss: float) -> float | None:
-    """The compute at which a curve has this loss, on such a line around its first crossing; None where it does not cross.
+def compute_for(curve: Curve, loss: float) -> tuple[float, Bound]:
+    """The compute at which a curve has this loss, on such a line around its first crossing; beyond its ends the nearest is a bound.
 
-    A first crossing alone would be early: of many noisy validations one is always lower than the curve is.
+    A first crossing alone would be early: of many noisy validations one is always lower than the curve is. Where the line is so flat that
+    it has the loss outside of the window it was fitted in, it knows no better.
     """
-    crossing = _first_crossing(smoothed(curve), loss)
-    line = None if crossing is None else _line_around(curve, crossing)
-    if crossing is None or line is None or line[0] >= 0:
-        return crossing
-    return float(np.exp((np.log(loss) - line[1]) / line[0]))
+    even = smoothed(curve)
+    if even.losses[0] <= loss:
+        return float(curve.x[0]), "" if even.losses[0] == loss else "at most"
+    crossing = _first_crossing(even, loss)
+    if crossing is None:
+        return float(curve.x[-1]), "at least"
+    line = _line_around(curve, crossing)
+    if line is None or line[0] >= 0:
+        return crossing, ""
+    at = float(np.exp((np.log(loss) - line[1]) / line[0]))
+    return (at if crossing / _WINDOW <= at <= crossing * _WINDOW else crossing), ""
+
+
+def slope_at(curve: Curve, flops: float) -> float | None:
+    """d log(loss) / d log(FLOPs) near `flops`, on such a line."""
+    line = _line_around(curve, flops)
+    return None if line is None else line[0]
 
 
 def compute_between(ends: Sequence[tuple[float, float]], loss: float) -> tuple[float, Bound]:

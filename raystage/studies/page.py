@@ -1,25 +1,27 @@
 """A study in words: protocol, table, answer and picture as Markdown; every number from run folders."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raystage.config.study import Study
 from raystage.studies.answer import answer
 from raystage.studies.by_length import AtLength
 from raystage.studies.growing import Growing
 from raystage.studies.results import ArmResult
+from raystage.studies.spread import Spread
 from raystage.studies.tables import growth_table, lengths_table, results_table, trials_table
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """`n_missing`: runs that have not ended; `conditions`: what the others were trained on."""
+    """`n_missing`: runs that have not ended; `conditions`: what the others were trained on; `level_slopes`: of the baseline's curve."""
 
     results: Sequence[ArmResult]
     n_missing: int
     conditions: str
     lengths: Sequence[AtLength] = ()
     growing: Sequence[Growing] = ()
+    level_slopes: Mapping[float, Spread] = dataclasses.field(default_factory=dict)
 
 
 def page_of(study: Study, found: Findings, command: str) -> str:
@@ -36,13 +38,13 @@ def page_of(study: Study, found: Findings, command: str) -> str:
         lengths_table(study, found.lengths),
         trials_table(study, found.results),
         "## Protocol",
-        "\n".join(f"- {line}" for line in _protocol(study, found.conditions)),
+        "\n".join(f"- {line}" for line in _protocol(study, found)),
         f"Made by `{command}`; the runs are ordinary run folders below `{study.base.storage}/{study.name}/runs`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _protocol(study: Study, conditions: str) -> list[str]:
+def _protocol(study: Study, found: Findings) -> list[str]:
     base, keys = study.base, study.keys
     model, training = base.model, base.training
     rates = ", ".join(f"{training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates))
@@ -57,7 +59,7 @@ def _protocol(study: Study, conditions: str) -> list[str]:
         f"the seeds {', '.join(map(str, keys.seeds))}; a star marks a best one at the edge of those tried"
         + (f"; {', '.join(taken)}." if taken else "."),
         "FLOPs are those of all stages, attention at its length included; trying learning rates is charged to no arm.",
-        _equal_loss(study),
+        _equal_loss(study, found),
         "± is the standard deviation over seeds in the table, half of the 95% interval of the mean (Student's t) in sentences. "
         "Differences and savings are against the baseline of the same seed, which has the same order of the data in every arm.",
         "FLOPs and times are shares of the baseline's of the same seed. Times are estimated: each step counts as the 2nd percentile of the "
@@ -65,7 +67,7 @@ def _protocol(study: Study, conditions: str) -> list[str]:
         "A run has come to the baseline's loss at its first validation at or below the one that the baseline ends with; where the learning "
         "rate decays that is late, since most of the loss falls in the decay. A dash: some seed never does, or the column is not for that "
         "arm.",
-        conditions,
+        found.conditions,
     ]
 
 
@@ -76,15 +78,19 @@ def _tried_over(study: Study) -> str:
     return f"over {share:.0%} of its budget (its whole plan in it; {baseline} over all of it)"
 
 
-def _equal_loss(study: Study) -> str:
+def _equal_loss(study: Study, found: Findings) -> str:
     if study.ends:
         return (
             f"Equal loss: what the baseline takes for an arm's loss is read between the ends of {', '.join(study.ends)}, each "
             "with a decay of its own, on straight lines of log loss over log FLOPs; beyond them the nearest end gives a bound."
         )
     if study.keys.reference:
+        slopes = ", ".join(f"{spread.mean:.3f} at {level:.0%}" for level, spread in found.level_slopes.items()) or "not known yet"
         return (
-            "Equal loss: the rate is constant, so that every point of a curve is where a run might have ended; curves are read on "
-            "lines of log loss over log FLOPs through the validations within a quarter of the place."
+            "Equal loss: the learning rate is constant, so that every point of a curve is where a run might have ended; curves are read "
+            "on lines of log loss over log FLOPs through the validations within a quarter of the place; of a run that grew only those "
+            "after the re-warmup of its last growth, since before it is a smaller model's. One that is better by then already saves at "
+            "least so much, "
+            f"one that never comes there at most what its whole run does. d log(loss) / d log(FLOPs) of {study.keys.baseline}: {slopes}."
         )
     return "What equal loss would have cost is not asked."

@@ -16,12 +16,13 @@ from raystage.studies.figure_growth import save_overlays
 from raystage.studies.growing import growing_of, overlays_of
 from raystage.studies.measured import measured, seconds_by_shape
 from raystage.studies.page import Findings, page_of
-from raystage.studies.results import Runs, results_of
+from raystage.studies.results import Runs, results_of, slopes_at_levels
 from raystage.studies.runs import StudyRun, due_runs
 from raystage.studies.study_folder import StudyFolder
 from raystage.tracking.provenance import read_provenance
 
 _PACKAGES = ("raystage", "torch")
+_SAME_STEPS = ("pacing.", "model.", "growth.")  # keys by which steps of a shape take no other time
 
 
 def build_study_report(study: Study, out: Path, command: str) -> Path:
@@ -36,6 +37,7 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
         _conditions(folder, trained),
         by_length(study, losses, trained),
         growing_of(study, losses, trained, overlays),
+        slopes_at_levels(study, losses, trained),
     )
     out.mkdir(parents=True, exist_ok=True)
     save_figure(study, losses, trained, out / f"{study.name}.png")
@@ -50,7 +52,7 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
 def _measured(study: Study, runs: Mapping[StudyRun, Run]) -> Runs:
     """All on one clock."""
     digests = {name: digest_of(run) for name, run in runs.items()}
-    kinds = {name: tuple(each for each in study.arm(name.arm).overrides if not each.startswith(("pacing.", "model."))) for name in runs}
+    kinds = {name: tuple(each for each in study.arm(name.arm).overrides if not each.startswith(_SAME_STEPS)) for name in runs}
     by_shape = seconds_by_shape((run, digests[name], kinds[name]) for name, run in runs.items())
     return {name: measured(run, digests[name], kinds[name], by_shape) for name, run in runs.items()}
 

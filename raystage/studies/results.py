@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from raystage.config.study import Study
 from raystage.studies.changes import changes_of
-from raystage.studies.equal_loss import Bound, Curve, compute_between, compute_for, loss_at
+from raystage.studies.equal_loss import Bound, Curve, compute_between, compute_for, loss_at, slope_at
 from raystage.studies.measured import Measured, known, reached
 from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge, trials_of
+from raystage.studies.settled import settings_of, settled_curve
 from raystage.studies.spread import Spread, spread_of
 
 Runs = Mapping[StudyRun, Measured]
+_OTHER_WAY: Mapping[Bound, Bound] = {"": "", "at least": "at most", "at most": "at least"}
 _OF_THE_END = ("perplexity",)  # what a run that diverged before has none of
 
 
@@ -29,7 +31,7 @@ class Saved:
 @dataclasses.dataclass(frozen=True)
 class Against:
     """An arm beside another one than the baseline, seed by seed: `difference` of the final losses, less the other's; `saved`: its saving
-    at equal loss less the other's, where both are known."""
+    at equal loss less the other's, where both are known of every seed."""
 
     name: str
     difference: Spread
@@ -109,7 +111,7 @@ def _result(study: Study, name: str, losses: Losses, measured: Runs) -> ArmResul
         reached=spread_of([at.flops / other.flops for at, other in there]) if everywhere else None,
         reached_time=spread_of([float(at.seconds / other.seconds[-1]) for at, other in there]) if everywhere else None,
         difference=spread_of([one.final_loss - other.final_loss for one, other in pairs]),
-        saved=_saved_by_ends(_savings(study, name, losses, measured)) if study.ends else _saved_by_curve(study, pairs),
+        saved=_saved_by_ends(_savings(study, name, losses, measured)) if study.ends else _saved_by_curve(study, name, pairs),
         against=tuple(each for other in arm.keys.against if (each := _against(study, name, other, losses, measured))),
         zeroshot=_zeroshot(own),
         changes=changes_of([run.digest.decisions for run in own], [(run.digest.base["tokens_seen"], run.tokens) for run in own]),
@@ -159,31 +161,42 @@ def _against(study: Study, arm: str, other: str, losses: Losses, measured: Runs)
     difference = spread_of([one.final_loss - another.final_loss for one, another in paired(study, arm, other, losses, measured)])
     mine, others = (_savings(study, name, losses, measured) for name in (arm, other))
     saved = [share - others[seed][0] for seed, (share, bound) in mine.items() if seed in others and not bound and not others[seed][1]]
-    return Against(other, difference, spread_of(saved)) if difference else None
+    if difference is None:
+        return None
+    # without the seeds of which only a bound is known it would be of those that happened to stay within the reference
+    return Against(other, difference, spread_of(saved) if len(saved) == len(difference.values) else None)
 
 
-def _saved_by_curve(study: Study, paired: Sequence[tuple[Measured, Measured]]) -> tuple[Saved, ...]:
+def _saved_by_curve(study: Study, arm: str, paired: Sequence[tuple[Measured, Measured]]) -> tuple[Saved, ...]:
     if study.keys.reference is None:
         return ()
-    found = []
+    found, settings = [], settings_of(study, arm)
     for level in study.keys.levels:
-        shares = [share for one, other in paired if (share := _saved_at(curve_of(one), curve_of(other), level)) is not None]
-        if shares and len(shares) == len(paired):
-            found.append(Saved(Spread(tuple(shares)), level=level))
+        curves = [(settled_curve(one, settings), settled_curve(other, study.base)) for one, other in paired]
+        savings = [share for own, base in curves if (share := _saved_at(own, base, level)) is not None]
+        bounds = {bound for _, bound in savings} - {""}
+        if savings and len(savings) == len(paired) and len(bounds) < 2:
+            found.append(Saved(Spread(tuple(share for share, _ in savings)), bounds.pop() if bounds else "", level))
     return tuple(found)
 
 
-def _saved_at(own: Curve, base: Curve, level: float) -> float | None:
+def _saved_at(own: Curve, base: Curve, level: float) -> tuple[float, Bound] | None:
+    """A grown model that is better already when it has settled saves that much at least; one that never comes there saves at most what
+    its whole run does."""
     flops = level * float(base.x[-1])
     loss = loss_at(base, flops)
-    spent = None if loss is None else compute_for(own, loss)
-    return None if spent is None else 1 - spent / flops
+    if loss is None or not len(own.x):
+        return None
+    spent, bound = compute_for(own, loss)
+    return 1 - spent / flops, _OTHER_WAY[bound]
 
 
-def curve_of(run: Measured) -> Curve:
-    """A run's validations over its FLOPs."""
-    val = run.digest.val.known("val_loss")
-    return Curve(val["flops"], val["val_loss"])
+def slopes_at_levels(study: Study, losses: Losses, measured: Runs) -> dict[float, Spread]:
+    """By level, the baseline's d log(loss) / d log(FLOPs) there: how far it is from a plateau. Of studies that read its curve."""
+    curves = [settled_curve(run, study.base) for run in by_seed(study, study.keys.baseline, losses, measured).values()]
+    levels = study.keys.levels if study.keys.reference == "curve" else ()
+    found = {level: spread_of(slope_at(curve, level * float(curve.x[-1])) for curve in curves) for level in levels}
+    return {level: spread for level, spread in found.items() if spread}
 
 
 def _zeroshot(own: Sequence[Measured]) -> dict[str, Spread]:

@@ -110,6 +110,13 @@ def config_of(study: Study, run: StudyRun, storage: str) -> Config:
     return dataclasses.replace(config, name=f"{run}_{_digest(config):08x}")
 
 
+def differing_key(theirs: Config, config: Config) -> str | None:
+    """A key that moves figures, and differs: of two with one digest, one whose default has changed since the first was trained."""
+    ours, others = flat(to_tree(config)), flat(to_tree(theirs))
+    keys = (key for key in ours if not key.startswith(_NOT_WHAT))
+    return next((f"{key}={others.get(key)}, now {ours[key]}" for key in keys if ours[key] != others.get(key)), None)
+
+
 def digest_in(name: str) -> str:
     """That of a run's name; runs of other studies with the same one are the same runs."""
     return name.rpartition("_")[2]

@@ -5,8 +5,7 @@ import math
 import statistics
 from collections.abc import Iterable
 
-# two-sided 95% of Student's t by degrees of freedom; beyond, the normal one
-_T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+from scipy import special
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Spread:
     def half_interval(self) -> float | None:
         """Half of the 95% interval of the mean, by Student's t; None of one value."""
         n = len(self.values)
-        return None if self.deviation is None else (_T95[n - 1] if n <= len(_T95) else 1.96) * self.deviation / math.sqrt(n)
+        return None if self.deviation is None else float(special.stdtrit(n - 1, 0.975)) * self.deviation / math.sqrt(n)
 
 
 def spread_of(values: Iterable[float | None]) -> Spread | None:

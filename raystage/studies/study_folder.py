@@ -10,7 +10,7 @@ from raystage.config import Config, ConfigError, load
 from raystage.config.study import Study
 from raystage.runtime.run_folder import RunFolder
 from raystage.studies.one_run import ENDED_FILE
-from raystage.studies.runs import StudyRun, config_of, digest_in, due_runs
+from raystage.studies.runs import StudyRun, config_of, differing_key, digest_in, due_runs
 from raystage.tracking.records import RunRecords
 
 RUN_FILE = "study_run.yaml"  # what the run was started with
@@ -25,16 +25,25 @@ class StudyFolder:
         self.path = Path(study.base.storage).expanduser().absolute() / study.name
         self.wanted = json.dumps(dataclasses.asdict(study.keys.zeroshot))
         self._found: dict[str, Path | None] = {}
+        self._same: set[str] = set()
 
     def config_of(self, run: StudyRun) -> Config:
         """What a run is trained with."""
         return config_of(self.study, run, str(self.path / _RUNS))
 
     def of(self, run: StudyRun) -> Path:
-        """Of one run: this study's own, or another's where that has ended and is the same but for its name."""
+        """Of one run: this study's own, or another's where that has ended and is the same but for its name.
+
+        Raises ConfigError for one of its own that had other defaults.
+        """
         config = self.config_of(run)
         own = RunFolder.of(config).path
-        return own if self._has_ended_at(own) else self._elsewhere(config) or own
+        if not self._has_ended_at(own):
+            return self._elsewhere(config) or own
+        if config.name not in self._same and (differing := differing_key(load(own / RUN_FILE), config)):
+            raise ConfigError(f"{own}: was trained with {differing} by default; move {self.path} away to train anew, or set the key")
+        self._same.add(config.name)
+        return own
 
     def trained_for(self, run: StudyRun) -> str:
         """The study that has trained it, or is to."""
@@ -89,10 +98,10 @@ class StudyFolder:
 
 
 def _is_alike(folder: Path, config: Config) -> bool:
-    """Whether the run of another study was trained on such a device, and lies where it was: what was moved was put aside."""
+    """Whether the run of another study had such a device and the same defaults, and lies where it was: what was moved was put aside."""
     try:
         theirs = load(folder / RUN_FILE)
     except ConfigError:
         return False
     devices = {(each.runtime.device, each.runtime.threads_per_worker) for each in (theirs, config)}
-    return len(devices) == 1 and RunFolder.of(theirs).path == folder
+    return len(devices) == 1 and RunFolder.of(theirs).path == folder and differing_key(theirs, config) is None

@@ -10,11 +10,13 @@ from raystage.studies.spread import Spread
 from raystage.studies.words import COLUMN_WORDS, plus_minus
 
 _GROWTH_WORDS = (
-    "Growth: a grown model's slope over the baseline's at the same loss, after the re-warmup (1: it learns as fast as one from scratch); "
-    "and where `raystage replay --fit` would have grown, by the curves of the small model and of the baseline: rho, the share of the "
-    "tokens seen that counts afterwards; the small one's d log(loss) / d log(compute) there; the place among the tokens that it has "
-    "seen. A small curve ends where its arm grew, so that only earlier points are found."
+    "Growth: a grown model's slope over the baseline's at the same loss, after the re-warmup (1: it learns as fast as one from scratch; "
+    "the baseline's own line is of its seeds over each other, which differ by noise alone); where `raystage replay --fit` would have "
+    "grown, by the curves of the small model and of the baseline: the small one's d log(loss) / d log(compute) there, and the place among "
+    "the tokens that it has seen, which end where its arm grew, so that only earlier points are found; and rho, the share of the tokens "
+    "seen that counts afterwards: by where the grown curve lies on the baseline's, by that fit, and by default. Rho is that of one growth."
 )
+_RHOS = ("rho, measured", "rho, fitted", "rho, default")
 
 
 def results_table(study: Study, results: Sequence[ArmResult]) -> str:
@@ -77,15 +79,19 @@ def growth_table(rows: Sequence[Growing]) -> str:
     """With a line for each reason why no growth point was found."""
     if not rows:
         return ""
-    heads = ["arm", "slope after growth over the baseline's", "rho", "slope at the growth point", "growth point"]
+    heads = ["arm", "slope after growth over the baseline's", "slope at the growth point", "growth point", *_RHOS]
     table = _markdown(heads, [_growing(row) for row in rows])
     troubles = dict.fromkeys(f"- {row.arm}: {trouble}." for row in rows for trouble in row.troubles)
     return "\n\n".join([_GROWTH_WORDS, table, *(["What was not found, and why:\n\n" + "\n".join(troubles)] if troubles else [])])
 
 
 def _growing(row: Growing) -> list[str]:
-    spreads = ((row.ratio, ".2f"), (row.rho, ".2f"), (row.threshold, ".3f"), (row.share, ".0%"))
-    return [row.arm, *(_of_seeds(spread, form, row.n_seeds) for spread, form in spreads)]
+    spreads = ((row.ratio, ".2f"), (row.threshold, ".3f"), (row.share, ".0%"), (row.measured, ".2f"), (row.rho, ".2f"))
+    return [
+        row.arm,
+        *(_of_seeds(spread, form, row.n_seeds) for spread, form in spreads),
+        "-" if row.default is None else f"{row.default:.2f}",
+    ]
 
 
 def _of_seeds(spread: Spread | None, form: str, n_seeds: int) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raystage.studies.equal_loss import Curve, compute_between, compute_for, loss_at, smoothed
+from raystage.studies.equal_loss import Curve, compute_between, compute_for, loss_at, slope_at, smoothed
 
 FLOPS = np.linspace(1e9, 1e11, 100)
 LAW = Curve(FLOPS, 20 * FLOPS**-0.1)
@@ -13,13 +13,27 @@ ENDS = [(flops, 20 * flops**-0.1) for flops in (4e10, 1e10, 2e10)]
 @pytest.mark.parametrize("flops", [1e10, 3e10, 8.9e10])
 def test_a_power_law_is_read_exactly(flops: float) -> None:
     assert loss_at(LAW, flops) == pytest.approx(20 * flops**-0.1, rel=1e-9)
-    assert compute_for(LAW, 20 * flops**-0.1) == pytest.approx(flops, rel=1e-6)
+    assert compute_for(LAW, 20 * flops**-0.1) == (pytest.approx(flops, rel=1e-6), "")
 
 
-def test_beyond_a_curve_there_is_no_answer() -> None:
-    assert compute_for(LAW, 20 * 0.9e9**-0.1) is None
-    assert compute_for(LAW, 20 * 1.2e11**-0.1) is None
+def test_beyond_a_curve_its_ends_are_bounds() -> None:
+    assert compute_for(LAW, 20 * 0.9e9**-0.1) == (1e9, "at most")
+    assert compute_for(LAW, 20 * 1.2e11**-0.1) == (1e11, "at least")
     assert loss_at(LAW, 1e8) is None
+
+
+def test_a_slope_is_that_of_the_law() -> None:
+    assert slope_at(LAW, 3e10) == pytest.approx(-0.1)
+    assert slope_at(LAW, 1e8) is None
+
+
+def test_a_plateau_tells_no_compute_that_was_never_spent() -> None:
+    """Its line is so flat that it has another loss far away only."""
+    noise = np.random.default_rng(0)
+    for _ in range(300):
+        flat = Curve(FLOPS[1::2], 3.0 + noise.normal(0, 0.005, 50))
+        flops, _ = compute_for(flat, 2.999)
+        assert FLOPS[1] <= flops <= FLOPS[-1]
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9])
@@ -30,8 +44,8 @@ def test_noise_makes_no_savings(level: float) -> None:
         base, own = (Curve(FLOPS[1::2], LAW.losses[1::2] + noise.normal(0, 0.005, 50)) for _ in range(2))
         loss = loss_at(base, level * FLOPS[-1])
         assert loss is not None
-        spent = compute_for(own, loss)
-        assert spent is not None
+        spent, bound = compute_for(own, loss)
+        assert not bound
         saved.append(1 - spent / (level * FLOPS[-1]))
     assert abs(np.mean(saved)) < 3 * np.std(saved) / np.sqrt(200) + 0.002
 

@@ -15,6 +15,7 @@ from raystage.studies.figure_growth import save_overlays
 from raystage.studies.growing import growing_of, overlays_of
 from raystage.studies.measured import Measured, measured, seconds_by_shape
 from raystage.studies.page import Findings, page_of
+from raystage.studies.results import results_of, slopes_at_levels
 from raystage.studies.runs import StudyRun
 from tests.studies.made_study import NO_PACING, made_study
 
@@ -61,9 +62,9 @@ def made(
     return measured(run, digest, (), seconds_by_shape([(run, digest, ())]))
 
 
-def growing_study(folder: Path) -> Study:
+def growing_study(folder: Path, **changes: Any) -> Study:
     tiny = {"pacing": NO_PACING, "training.schedule.kind": "constant", "growth.rewarm_steps": 50, "training.batch_tokens": BATCH}
-    return made_study(folder, sizes={"tiny": tiny}, reference="curve", seeds=[1], learning_rates=[1.0])
+    return made_study(folder, sizes={"tiny": tiny}, **{"reference": "curve", "seeds": [1], "learning_rates": [1.0], **changes})
 
 
 def test_learning_after_growth_and_the_growth_point(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_learning_after_growth_and_the_growth_point(tmp_path: Path) -> None:
     }
     losses = {run: each.final_loss for run, each in runs.items()}
     overlays = overlays_of(study, losses, runs)
-    (row,) = growing_of(study, losses, runs, overlays)
+    _, row = growing_of(study, losses, runs, overlays)
     assert row.arm == "depth"
     assert row.ratio is not None
     assert row.ratio.mean == pytest.approx(SPEED, rel=0.05)
@@ -95,10 +96,52 @@ def test_learning_after_growth_and_the_growth_point(tmp_path: Path) -> None:
     assert row.share.mean == pytest.approx(tokens[best] / (GROWN_AT * BATCH), rel=0.1)
     assert row.rho.mean == pytest.approx(large_tokens[best] / tokens[best], rel=0.1)
 
+    at = GROWN_AT * BATCH
+    assert row.measured is not None
+    assert row.threshold is not None
+    until_middle = (50 + N_STEPS / 8) * BATCH  # of the window, by which the slower one has lost more
+    assert row.measured.mean == pytest.approx((place_of(small_loss(at)) - (1 - SPEED) * until_middle) / at, rel=0.05)
+    assert row.default == pytest.approx(0.70**2)
+
     save_overlays(study, losses, runs, overlays, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 10_000
     page = page_of(study, Findings([], 0, "", growing=[row]), "")
-    assert f"| depth | {row.ratio.mean:.2f} | {row.rho.mean:.2f} |" in page
+    assert f"| depth | {row.ratio.mean:.2f} | {row.threshold.mean:.3f} | {row.share.mean:.0%} | {row.measured.mean:.2f} |" in page
+    assert f" {row.rho.mean:.2f} | 0.49 |" in page
+
+
+def test_what_is_saved_is_read_on_the_grown_model_alone(tmp_path: Path) -> None:
+    """The small model passes the lower level by itself, far cheaper: that is no saving by growth."""
+    study = growing_study(tmp_path)
+    static, depth = StudyRun("static", 1.0, 1), StudyRun("depth", 1.0, 1)
+    small_until, settled = 1600, 1600 + 50
+    runs = {
+        static: made(tmp_path / "static", target_loss, lambda step: 4),
+        depth: made(tmp_path / "depth", lambda tokens: target_loss(1.5 * tokens), lambda step: 1 if step <= small_until else 4),
+    }
+    losses = {run: each.final_loss for run, each in runs.items()}
+    _, result = results_of(study, losses, runs)[1:]
+    flops = BATCH * (small_until * SMALL + (settled - small_until) * LARGE)
+    whole = BATCH * N_STEPS * LARGE
+    (low, high) = result.saved
+    assert (low.level, low.bound) == (0.5, "at least")
+    assert low.spread.mean == pytest.approx(1 - flops / (0.5 * whole), abs=0.02)
+    assert (high.level, high.bound) == (0.9, "at least")
+    assert high.spread.mean == pytest.approx(1 - flops / (0.9 * whole), abs=0.02)
+    slopes = slopes_at_levels(study, losses, runs)
+    assert slopes[0.5].mean == pytest.approx(-0.25 * (1 - 1.5 / target_loss(N_STEPS * BATCH / 2)), rel=0.03)
+
+
+def test_seeds_of_the_baseline_over_each_other_tell_what_noise_alone_does(tmp_path: Path) -> None:
+    study = growing_study(tmp_path, seeds=[1, 2])
+    slower = [made(tmp_path / "one", target_loss, lambda step: 4), made(tmp_path / "two", lambda t: target_loss(0.9 * t), lambda step: 4)]
+    grown = [made(tmp_path / f"grown-{n}", grown_loss, lambda step: 1 if step <= GROWN_AT else 4) for n in (1, 2)]
+    runs = {StudyRun(arm, 1.0, seed): run for arm, found in (("static", slower), ("depth", grown)) for seed, run in enumerate(found, 1)}
+    losses = {run: each.final_loss for run, each in runs.items()}
+    noise, _ = growing_of(study, losses, runs, overlays_of(study, losses, runs))
+    assert (noise.arm, noise.n_seeds) == ("static", 2)
+    assert noise.ratio is not None
+    assert sorted(noise.ratio.values) == [pytest.approx(0.9, rel=0.05), pytest.approx(1 / 0.9, rel=0.05)]
 
 
 def small_loss_of(tokens: np.ndarray) -> np.ndarray:
@@ -113,7 +156,7 @@ def test_curves_that_tell_no_growth_point_say_why(tmp_path: Path) -> None:
         depth: made(tmp_path / "depth", grown_loss, lambda step: 1 if step <= 20 else 4),
     }
     losses = {run: each.final_loss for run, each in runs.items()}
-    (row,) = growing_of(study, losses, runs, overlays_of(study, losses, runs))
+    _, row = growing_of(study, losses, runs, overlays_of(study, losses, runs))
     assert row.rho is None
     assert "the small curve has 20 points" in row.troubles[0]
     assert f"- depth: {row.troubles[0]}." in page_of(study, Findings([], 0, "", growing=[row]), "")
@@ -127,7 +170,7 @@ def test_a_growth_that_was_rolled_back_is_not_the_one_that_counts(tmp_path: Path
         depth: made(tmp_path / "depth", grown_loss, lambda step: 4 if 500 < step <= 600 or step > GROWN_AT else 1),
     }
     losses = {run: each.final_loss for run, each in runs.items()}
-    (row,) = growing_of(study, losses, runs, overlays_of(study, losses, runs))
+    _, row = growing_of(study, losses, runs, overlays_of(study, losses, runs))
     assert row.ratio is not None
     assert row.ratio.mean == pytest.approx(SPEED, rel=0.05)
 
@@ -140,7 +183,7 @@ def test_a_small_model_whose_length_changed_has_no_one_law(tmp_path: Path) -> No
         depth: made(tmp_path / "depth", grown_loss, lambda step: 1 if step <= GROWN_AT else 4, lambda step: 16 if step < 100 else 32),
     }
     losses = {run: each.final_loss for run, each in runs.items()}
-    (row,) = growing_of(study, losses, runs, overlays_of(study, losses, runs))
+    _, row = growing_of(study, losses, runs, overlays_of(study, losses, runs))
     assert "changed its sequence length" in row.troubles[0]
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
+from raystage.config.study import read_study
+from raystage.studies.page import Findings, page_of
 from raystage.studies.spread import Spread
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +31,22 @@ def test_a_page_has_its_pictures_and_its_numbers(path: Path) -> None:
     for result in results_in(path).values():
         if result["loss"]:
             assert f"| {statistics.fmean(result['loss']['values']):.4f} " in page
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_page_is_what_the_command_makes_of_its_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has typed into it, and the study is still the one that was run."""
+    monkeypatch.chdir(ROOT)
+    name, _, size = path.stem.rpartition("-")
+    study = read_study(Path("tune_configs", "reproduce", f"{name}.yaml"), size)
+    found = TypeAdapter(Findings).validate_json(path.read_bytes())
+    assert path.with_suffix(".md").read_text() == page_of(study, found, f"raystage reproduce {name} --size {size}")
+
+
+def test_the_readme_says_how_much_compute_the_control_had() -> None:
+    results = results_in(STUDIES / "everything-small.json")
+    slope, alone = (statistics.fmean(results[name]["share"]["values"]) for name in ("slope", "one-layer-long"))
+    assert f"never grown, given {alone / slope:.0%} of that compute" in (ROOT / "README.md").read_text()
 
 
 def test_the_readme_tells_the_study_of_everything() -> None:
@@ -68,5 +87,7 @@ def figures_of(result: dict[str, Any]) -> str:
 
 def _signed(saved: dict[str, Any]) -> str:
     spread = Spread(tuple(saved["spread"]["values"]))
-    size = f"{saved['bound']} {abs(spread.mean):.0%}" if saved["bound"] else f"{abs(spread.mean):.0%} ± {spread.half_interval:.0%}"
+    if saved["bound"] == "at most" and abs(spread.mean) < 0.0005:
+        return "nothing less"
+    size = f"{saved['bound']} {abs(spread.mean):.0%} ± {spread.half_interval:.0%}".strip()
     return f"{size} {'less' if spread.mean >= 0 else 'more'}"

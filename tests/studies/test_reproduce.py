@@ -19,7 +19,7 @@ from raystage.studies.execute import run_study
 from raystage.studies.one_run import ENDED_FILE
 from raystage.studies.report import build_study_report
 from raystage.studies.runs import StudyRun
-from raystage.studies.study_folder import StudyFolder
+from raystage.studies.study_folder import RUN_FILE, StudyFolder
 from tests.studies.made_study import NO_PACING, made_study, write_study
 
 COMMAND = [sys.executable, "-c", "from raystage.cli import main; main()", "reproduce"]
@@ -72,6 +72,12 @@ def test_stopped_and_gone_on_with_to_its_page(folder: Path, study: Study) -> Non
     again: list[str] = []
     assert run_study(study, again.append)
     assert again == ["going on with study 'made-tiny': 4 runs have ended"]
+    kept = home.of(StudyRun("static", 1.0, 1)) / RUN_FILE
+    text = kept.read_text()
+    kept.write_text(text.replace("rewarm_steps: 5", "rewarm_steps: 7"))
+    with pytest.raises(ConfigError, match=r"was trained with growth\.rewarm_steps=7, now 5 by default; move .*made-tiny away"):
+        StudyFolder(study).losses()
+    kept.write_text(text)
     report = home.path / "report"
     check_page((report / "made-tiny.md").read_text(), json.loads((report / "made-tiny.json").read_text())["results"])
 

@@ -42,6 +42,13 @@ def refused(folder: Path, **changes: Any) -> str:
     return message
 
 
+def test_a_control_of_half_the_width_has_half_of_the_heads(tmp_path: Path) -> None:
+    arms = {"static": {}, "narrow": {"width": "1/2"}}
+    config = config_of(made_study(tmp_path, arms=arms), StudyRun("narrow", 1.0, 1), str(tmp_path))
+    target = made_study(tmp_path, arms=arms).base.model
+    assert (config.model.d_model, config.model.n_head) == (target.d_model // 2, target.n_head // 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -19,9 +19,9 @@ from tests.studies.made_study import made_study
 def test_the_interval_is_students() -> None:
     spread = Spread((1.0, 2.0, 3.0))
     assert (spread.mean, spread.deviation) == (2.0, 1.0)
-    assert spread.half_interval == pytest.approx(4.303 / math.sqrt(3))
+    assert spread.half_interval == pytest.approx(4.302653 / math.sqrt(3))
     assert Spread((1.0,)).half_interval is None
-    assert Spread(tuple(map(float, range(30)))).half_interval == pytest.approx(1.96 * 8.803408 / math.sqrt(30), rel=1e-4)
+    assert Spread(tuple(map(float, range(30)))).half_interval == pytest.approx(2.04523 * 8.803408 / math.sqrt(30), rel=1e-4)
 
 
 def test_what_is_not_finite_is_of_no_spread() -> None:
@@ -68,8 +68,9 @@ def test_savings_are_said_with_interval_sign_bound_and_level(study: Study) -> No
         study, [result("a", difference, Saved(Spread((0.2, 0.4))))]
     )
     assert "30.0% ± 127.1% more compute than static" in answer(study, [result("a", difference, Saved(Spread((-0.2, -0.4))))])
-    assert "; at least 30.0% less" in answer(study, [result("a", difference, Saved(Spread((0.3, 0.3)), "at least"))])
-    assert "; at least 30.0% more" in answer(study, [result("a", difference, Saved(Spread((-0.3, -0.3)), "at most"))])
+    assert "; at least 30.0% ± 127.1% less" in answer(study, [result("a", difference, Saved(Spread((0.2, 0.4)), "at least"))])
+    assert "; at least 30.0% ± 0.0% more" in answer(study, [result("a", difference, Saved(Spread((-0.3, -0.3)), "at most"))])
+    assert "; saves nothing for the same loss;" in answer(study, [result("a", difference, Saved(Spread((0.0, 0.0)), "at most"))])
     levels = answer(study, [result("a", difference, *(Saved(Spread((0.3,)), level=level) for level in (0.5, 0.9)))])
     assert "for the loss that static has at 50% of its run; " in levels
     assert "at 90% of its run" in levels
@@ -98,12 +99,15 @@ def test_an_arm_beside_another_one(study: Study) -> None:
     assert line.count("than length") == 2
 
 
-def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study) -> None:
+def test_what_has_not_run_and_what_always_diverged_are_two_things(study: Study, tmp_path: Path) -> None:
     nothing = ArmResult("depth", "", False, None, False, 3, 0, 0)
     assert "not run yet" in answer(study, [nothing])
     tried = dataclasses.replace(nothing, trials={0.5: 3.25, 1.0: None})
     assert "its rates are being tried" in answer(study, [tried])
     assert "diverged at all of the 2 rates that were tried" in answer(study, [dataclasses.replace(nothing, trials={0.5: None, 1.0: None})])
+    taking = made_study(tmp_path, arms={"depth": {}, "other": {"rate_of": "depth"}}, baseline="depth")
+    lines = answer(taking, [dataclasses.replace(nothing, trials={0.5: None, 1.0: None}), dataclasses.replace(nothing, name="other")])
+    assert "**other**: has no learning rate, since depth, whose it takes, diverged at all of its." in lines
     assert "| depth | 3.2500 | diverged |" in page_of(study, Findings([tried], 1, ""), "")
     assert "2 of 2 runs diverged" in answer(study, [ArmResult("depth", "", False, None, False, 3, 2, 2)])
 

@@ -1,11 +1,22 @@
 """Which runs a study needs, and what each is given."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raystage.studies.runs import Losses, StudyRun, chosen_factor, config_of, counted_runs, due_runs, foreseen_runs, is_at_edge
+from raystage.studies.runs import (
+    Losses,
+    StudyRun,
+    chosen_factor,
+    config_of,
+    counted_runs,
+    differing_key,
+    due_runs,
+    foreseen_runs,
+    is_at_edge,
+)
 from tests.studies.made_study import TREE, made_study
 
 
@@ -95,6 +106,14 @@ def test_what_moves_a_figure_is_in_the_name_of_the_run_and_nothing_else(tmp_path
     names = [name(), *(name(**changes) for changes in others)]
     assert len(set(names)) == 4
     assert all(each.startswith("static_lr-x1_seed-1_") for each in names)
+
+
+def test_a_default_that_has_changed_since_is_told_by_its_key(tmp_path: Path) -> None:
+    """The digest does not know: it is of what is not as it is by default."""
+    config = config_of(made_study(tmp_path), run("depth", 1.0), "here")
+    assert differing_key(dataclasses.replace(config, name="other", storage="there"), config) is None
+    before = dataclasses.replace(config, growth=dataclasses.replace(config.growth, rewarm_steps=7))
+    assert differing_key(before, config) == f"growth.rewarm_steps=7, now {config.growth.rewarm_steps}"
 
 
 def test_a_best_rate_among_those_tried_is_no_edge(tmp_path: Path) -> None:
