@@ -40,7 +40,7 @@ def build_study_report(study: Study, out: Path, command: str) -> Path:
         slopes_at_levels(study, losses, trained),
     )
     out.mkdir(parents=True, exist_ok=True)
-    save_figure(study, losses, trained, out / f"{study.name}.png")
+    save_figure(study, losses, trained, found.results, out / f"{study.name}.png")
     if found.growing:
         save_overlays(study, losses, trained, overlays, out / f"{study.name}-growth.png")
     (out / f"{study.name}.json").write_text(json.dumps(dataclasses.asdict(found), indent=1) + "\n", encoding="utf-8")
