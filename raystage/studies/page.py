@@ -9,7 +9,7 @@ from raystage.studies.by_length import AtLength
 from raystage.studies.growing import Growing
 from raystage.studies.results import ArmResult
 from raystage.studies.spread import Spread
-from raystage.studies.tables import growth_table, lengths_table, results_table, trials_table
+from raystage.studies.tables import growth_table, lengths_table, results_table, trials_table, zeroshot_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ def page_of(study: Study, found: Findings, command: str) -> str:
         answer(study, found.results),
         f"![Validation losses, and where every arm ends]({study.name}.png)",
         results_table(study, found.results),
+        zeroshot_table(found.results),
         growth_table(found.growing),
         f"![Grown runs over the baseline]({study.name}-growth.png)" if found.growing else "",
         lengths_table(study, found.lengths),

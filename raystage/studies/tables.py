@@ -23,14 +23,13 @@ def results_table(study: Study, results: Sequence[ArmResult]) -> str:
     """An arm a line."""
     levels: list[float | None] = [None] if study.ends else list(study.keys.levels) if study.keys.reference else []
     saved = ["saved at equal loss" if level is None else f"saved at the loss of {level:.0%}" for level in levels]
-    zeroshot = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
     heads = ["arm", "learning rate", "runs", "tokens", "FLOPs", "time", "validation loss"]
     heads += ["minus the baseline's", "to the baseline's loss: FLOPs, time"]
-    heads += [*saved, *(COLUMN_WORDS[key] for key in study.keys.columns), *zeroshot, "changes"]
-    return _markdown(heads, [_row(study, result, levels, zeroshot) for result in results])
+    heads += [*saved, *(COLUMN_WORDS[key] for key in study.keys.columns), "changes"]
+    return _markdown(heads, [_row(study, result, levels) for result in results])
 
 
-def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zeroshot: Sequence[str]) -> list[str]:
+def _row(study: Study, result: ArmResult, levels: Sequence[float | None]) -> list[str]:
     said = f"**{result.name}**" + (f": {result.says}" if result.says else "")
     rate = "-" if result.factor is None else f"{study.base.training.optimizer.lr * result.factor:.3g}{'*' * result.at_edge}"
     runs = f"{result.n_ended} of {result.n_wanted}" + (f", {result.n_diverged} diverged" if result.n_diverged else "")
@@ -49,7 +48,6 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
         _reached(result),
         *(saved.get(level, "-") for level in levels),
         *(_with(result.extra.get(key), lambda spread: plus_minus(spread, ".4g")) for key in study.keys.columns),
-        *(_with(result.zeroshot.get(figure), lambda spread: plus_minus(spread, ".4g")) for figure in zeroshot),
         result.changes or "-",
     ]
 
@@ -57,6 +55,19 @@ def _row(study: Study, result: ArmResult, levels: Sequence[float | None], zerosh
 def _reached(result: ArmResult) -> str:
     spreads = () if result.is_variant else (result.reached, result.reached_time)
     return ", ".join(plus_minus(spread, ".0%") for spread in spreads if spread) or "-"
+
+
+def zeroshot_table(results: Sequence[ArmResult]) -> str:
+    """What the final models are worth on texts that they were not trained for; nothing where that was not measured."""
+    figures = list(dict.fromkeys(figure for result in results for figure in result.zeroshot))
+    if not figures:
+        return ""
+    rows = [
+        [result.name, *(_with(result.zeroshot.get(figure), lambda spread: plus_minus(spread, ".4g")) for figure in figures)]
+        for result in results
+        if result.zeroshot
+    ]
+    return f"Zero-shot, final models:\n\n{_markdown(['arm', *figures], rows)}"
 
 
 def lengths_table(study: Study, rows: Sequence[AtLength]) -> str:

@@ -138,3 +138,10 @@ def test_changes_are_told_over_seeds() -> None:
     early = [{key: value for key, value in decision("grow_depth", 50, "max_dwell").items() if key != "reason"}]
     assert changes_of([early], [(0.0, 1000.0)]) == "depth 1→4 50% (max_dwell)"
     assert changes_of([[], []], [(0.0, 1000.0), (0.0, 1000.0)]) == ""
+
+
+def test_what_final_models_are_worth_elsewhere_has_a_table_of_its_own(study: Study) -> None:
+    measured = dataclasses.replace(result("depth", (0.1, 0.2)), zeroshot={"text, token perplexity": Spread((50.0, 52.0))})
+    page = page_of(study, Findings([measured, result("half", (0.1, 0.2))], 0, ""), "")
+    assert "| arm | text, token perplexity |\n| --- | --- |\n| depth | 51 ± 1.414 |\n\n" in page
+    assert "Zero-shot" not in page_of(study, Findings([result("half", (0.1,))], 0, ""), "")
