@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,17 @@ class Scene:
             time.sleep(_POLL_S)
 
 
+@contextlib.contextmanager
+def held(scene: Scene) -> Iterator[None]:
+    """What takes seconds here, the run does not notice: its workers stand still meanwhile."""
+    process_ids = list(scene.joined().values())
+    _signal(process_ids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(process_ids, signal.SIGCONT)
+
+
 # -- the faults
 
 
@@ -189,8 +200,9 @@ def kill_controller(scene: Scene) -> None:
 
 def kill_train_controller(scene: Scene) -> None:
     """Ray Train's, which nobody starts again."""
+    address = scene.machines.cluster.address
     for process in psutil.process_iter(["cmdline"]):
-        if _is_called(process, "TrainController"):
+        if _is_called(process, "TrainController") and any(address in " ".join(parent.cmdline()) for parent in process.parents()):
             process.kill()
 
 
@@ -200,7 +212,8 @@ def ask_to_stop(scene: Scene) -> None:
 
 
 def add_node(scene: Scene) -> None:
-    scene.machines.add_node()
+    with held(scene):
+        scene.machines.add_node()
 
 
 def remove_node(scene: Scene) -> None:
@@ -213,7 +226,8 @@ def drain_node(scene: Scene, deadline_s: int) -> None:
     node = scene.machines.nodes.pop()
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", scene.machines.cluster.address]
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(deadline_s)]
-    subprocess.run([*command, "--node-id", node.node_id, *reason], check=True, capture_output=True)
+    with held(scene):
+        subprocess.run([*command, "--node-id", node.node_id, *reason], check=True, capture_output=True)
 
 
 def corrupt_newest_checkpoint(scene: Scene) -> None:
@@ -232,5 +246,10 @@ def _is_called(process: psutil.Process, title: str) -> bool:
 def _signal_one(look: Callable[[], dict[int, int]], rank: int, number: int) -> None:
     while not (workers := look()):
         time.sleep(_POLL_S)  # they are on their way
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(workers[max(workers) if rank < 0 else rank], number)
+    _signal([workers[max(workers) if rank < 0 else rank]], number)
+
+
+def _signal(process_ids: Sequence[int], number: int) -> None:
+    for process_id in process_ids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, number)

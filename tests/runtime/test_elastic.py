@@ -30,8 +30,8 @@ pytestmark = pytest.mark.long
 STEPS = 500
 RUN = [
     f"training.duration={STEPS} steps",
-    "training.batch_tokens=2048",  # steps of some 30 ms
-    "training.micro_batch_tokens=2048",
+    "training.batch_tokens=2048",
+    "training.micro_batch_tokens=256",  # steps of some 20 ms: workers hear of a fault 2 s after its step, and must not be through by then
     "checkpoint.every_steps=25",
     "runtime.engine=ray",
     "runtime.resize_check_s=0.5",
@@ -83,8 +83,8 @@ def test_workers_join_leave_and_die_and_the_run_is_the_same(folder: Path, alone:
         run(folder, "elastic", "runtime.stage_workers=[1, {min: 1, max: 2}]"),
         [
             at_step(begin_2 + 20, kill_worker, n_workers=2),
-            at_step(begin_2 + 100, drain_node, n_workers=2, deadline_s=60),
-            at_step(begin_2 + 150, add_node, n_workers=1),
+            at_step(begin_2 + 40, drain_node, n_workers=2, deadline_s=60),
+            at_step(begin_2 + 60, add_node, n_workers=1),
         ],
     )
     assert trained.finished
