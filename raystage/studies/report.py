@@ -62,7 +62,7 @@ def _conditions(folder: StudyFolder, trained: Runs) -> str:
     devices = sorted({run.digest.device for run in trained.values()})
     trees = [tree for run in trained if (tree := read_provenance(folder.of(run)))]
     versions = {", ".join(f"{name} {tree['packages'][name]}" for name in _PACKAGES if tree["packages"].get(name)) for tree in trees}
-    said = [f"Trained on {', '.join(devices) or 'nothing yet'} with {'; '.join(sorted(versions)) or 'nothing yet'}.", *_code(trees)]
+    said = [f"Trained on {', '.join(devices) or 'nothing yet'} with {'; '.join(sorted(versions)) or 'nothing yet'}.", *commits_of(trees)]
     if len({tree["corpus"]["digest"] for tree in trees}) > 1:
         said.append("**The runs have not all seen the same text: their sources have changed on the way.**")
     others = [name for run in trained if (name := folder.trained_for(run)) != folder.study.name]
@@ -71,10 +71,13 @@ def _conditions(folder: StudyFolder, trained: Runs) -> str:
     return " ".join(said)
 
 
-def _code(trees: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Commits by number of runs, of the repository that the command was given in, where it was one."""
-    commits = Counter(tree["code"]["git_commit"][:7] for tree in trees if tree["code"]["git_commit"])
-    n_changed = sum(bool(tree["code"]["git_has_changes"]) for tree in trees)
-    changed = f", {n_changed} of them with changes that were not committed" if n_changed else ""
-    words = ", ".join(f"{commit} ({n})" for commit, n in commits.most_common())
-    return [f"Commits of the folder that the runs were started in, by number of runs: {words}{changed}."] if commits else []
+def commits_of(trees: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Commits by number of runs: of the package where it ran from a checkout, else of the folder that the command was given in."""
+    for name, whose in (("package", "raystage"), ("git", "the folder that the runs were started in")):
+        commits = Counter(commit[:7] for tree in trees if (commit := tree["code"].get(f"{name}_commit")))
+        n_changed = sum(bool(tree["code"].get(f"{name}_has_changes")) for tree in trees)
+        changed = f", {n_changed} of them with changes that were not committed" if n_changed else ""
+        if commits:
+            words = ", ".join(f"{commit} ({n})" for commit, n in commits.most_common())
+            return [f"Commits of {whose}, by number of runs: {words}{changed}."]
+    return []

@@ -34,15 +34,22 @@ def read_provenance(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _code() -> dict[str, Any]:
-    """Of the repository of the working folder, where configurations are kept; else of the package's own."""
-    folders = (Path.cwd(), Path(raystage.__file__).parent)
-    folder = next((folder for folder in folders if _git(folder, "rev-parse", "HEAD")), None)
-    return {
-        "command": redacted(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        "user": _user(),
-        "git_commit": _git(folder, "rev-parse", "HEAD") if folder else None,
-        "git_has_changes": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")) if folder else None,
-    }
+    """`git`: of the working folder, where configurations are kept, else of the package; `package`: of raystage's checkout, if any."""
+    package = Path(raystage.__file__).parent
+    # an installed package may lie in a folder of somebody's repository, which does not track it
+    is_tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
+    of_package = _commit(package, "package") if is_tracked else {"package_commit": None, "package_has_changes": None}
+    of_folder = _commit(Path.cwd(), "git")
+    if of_folder["git_commit"] is None:
+        of_folder = {"git_commit": of_package["package_commit"], "git_has_changes": of_package["package_has_changes"]}
+    return {"command": redacted(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])), "user": _user(), **of_folder, **of_package}
+
+
+def _commit(folder: Path, name: str) -> dict[str, Any]:
+    """The commit of a folder's repository, and whether tracked files differ from it; None twice where there is none."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    has_changes = bool(_git(folder, "status", "--porcelain", "--untracked-files=no")) if commit else None
+    return {f"{name}_commit": commit, f"{name}_has_changes": has_changes}
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -10,6 +10,7 @@ from raystage.config.study import Study
 from raystage.studies.answer import answer
 from raystage.studies.changes import changes_of
 from raystage.studies.page import Findings, page_of
+from raystage.studies.report import commits_of
 from raystage.studies.results import Against, ArmResult, Saved
 from raystage.studies.spread import Spread, spread_of
 from raystage.tracking.records import Record
@@ -145,3 +146,12 @@ def test_what_final_models_are_worth_elsewhere_has_a_table_of_its_own(study: Stu
     page = page_of(study, Findings([measured, result("half", (0.1, 0.2))], 0, ""), "")
     assert "| arm | text, token perplexity |\n| --- | --- |\n| depth | 51 ± 1.414 |\n\n" in page
     assert "Zero-shot" not in page_of(study, Findings([result("half", (0.1,))], 0, ""), "")
+
+
+def test_the_commits_are_those_of_the_package_where_it_runs_from_a_checkout() -> None:
+    folder = {"git_commit": "f" * 40, "git_has_changes": True}  # all that runs of earlier versions recorded
+    checkout = folder | {"package_commit": "0123456789", "package_has_changes": False}
+    assert commits_of([{"code": folder | {"git_commit": None}}]) == []
+    (line,) = commits_of([{"code": folder}])
+    assert line.startswith("Commits of the folder that the runs were started in, by number of runs: fffffff (1), 1 of them with changes")
+    assert commits_of([{"code": checkout}, {"code": checkout}]) == ["Commits of raystage, by number of runs: 0123456 (2)."]
