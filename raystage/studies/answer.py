@@ -96,5 +96,6 @@ def _saving(baseline: str, saved: Saved) -> str:
 
 
 def _size(spread: Spread) -> str:
+    """With its interval, but where all seeds are at the same bound: that is no measurement that could spread."""
     half = spread.half_interval
-    return f"{abs(spread.mean):.1%}" + ("" if half is None else f" ± {half:.1%}")
+    return f"{abs(spread.mean):.1%}" + ("" if half is None or half < _NOTHING else f" ± {half:.1%}")
