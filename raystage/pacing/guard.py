@@ -35,14 +35,20 @@ def judge(policy: GuardPolicy, state: GuardState, interval: Interval, settled: b
     if not settled:
         return dataclasses.replace(state, best_loss=best_loss), None
     share = max(1 - _MEMORY, 1 / (state.n_calm + 1))
-    second_moment = state.second_moment if interval.second_moment is None else interval.second_moment
     calm = GuardState(
         best_loss=best_loss,
         grad_norm=state.grad_norm + share * (interval.grad_norm - state.grad_norm),
-        second_moment=state.second_moment + share * (second_moment - state.second_moment),
+        second_moment=_mean_moment(state.second_moment, interval.second_moment, share),
         n_calm=state.n_calm + 1,
     )
     return calm, None
+
+
+def _mean_moment(mean: float, measured: float | None, share: float) -> float:
+    """Not every interval has one: the mean begins at the first that was measured, not on the way to it from zero."""
+    if measured is None:
+        return mean
+    return measured if mean == 0 else mean + share * (measured - mean)
 
 
 def _unstable(policy: GuardPolicy, state: GuardState, interval: Interval) -> Unstable | None:

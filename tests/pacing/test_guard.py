@@ -66,6 +66,19 @@ def test_running_means_are_judged_by_only_after_five_calm_intervals_the_loss_at_
         assert (judge(ALL, state, interval(loss=50.0))[1] == "loss ratio") == (n >= 1)
 
 
+def test_means_are_plain_at_first_and_forget_later() -> None:
+    assert after(ALL, [interval(grad_norm=g) for g in (1.0, 2.0, 3.0, 6.0)]).grad_norm == pytest.approx(3.0)
+    long = after(ALL, [interval(grad_norm=1.0)] * 200 + [interval(grad_norm=2.0)])
+    assert long.grad_norm == pytest.approx(1.05), "one in twenty, however long the stage"
+
+
+def test_the_mean_second_moment_begins_where_it_is_first_measured() -> None:
+    state = after(ALL, [interval(second_moment=m) for m in (*[None] * 8, 2.0)])
+    assert state.second_moment == 2.0
+    assert judge(ALL, state, interval(second_moment=9.0))[1] is None
+    assert judge(ALL, state, interval(second_moment=10.1))[1] == "second moment"
+
+
 def test_an_unstable_interval_moves_nothing_it_is_judged_by() -> None:
     state = after(ALL, [interval()] * 8)
     assert judge(ALL, state, interval(grad_norm=50.0))[0] == state

@@ -70,6 +70,18 @@ def test_a_loss_that_is_not_finite_goes_back_and_moves_the_data_on(folder: Path,
     assert account.passed == records.train[-1]["tokens_seen"]
 
 
+def test_a_checkpoint_of_a_rollback_has_the_validation_of_its_weights_not_of_the_ruined(folder: Path, spoil: Callable[..., None]) -> None:
+    spoil(lambda call: float("nan") if call == 33 else 1.0)
+    kept = ["checkpoint.keep_last=99", "validation.every_steps=5", "training.duration=40 steps"]
+    train_here(configure(folder, ["name=validated", *PLAIN, *kept]))
+    stored = CheckpointStore(folder / "runs" / "validated").all()
+    (before,) = [s.manifest for s in stored if s.manifest.counters.step == 30]
+    (after,) = [s.manifest for s in stored if s.manifest.reason == "rollback"]
+    assert before.val_loss is not None
+    assert after.val_loss == before.val_loss
+    assert after.first_bad_step is None
+
+
 def test_a_rollback_is_repeated_by_a_run_that_dies_after_it(folder: Path, spoil: Callable[..., None]) -> None:
     """Killed and resumed between rollback and end: the same losses as left alone."""
     spoil(lambda call: float("nan") if call == 33 else 1.0)

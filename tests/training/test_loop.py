@@ -1,11 +1,21 @@
 """What a run records, the gate of growth, both cutting modes, both batch rules, every duration."""
 
 import math
+import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+import raystage.training.loop as loop_module
+from raystage.config import Config
+from raystage.tracking.records import METRICS_FILE, read_records
+from raystage.training import rehearsal
+from raystage.training.checkpoint import CheckpointStore
+from raystage.training.checkpoint_files import load_tensors
 from raystage.training.errors import TrainingError
+from raystage.training.ports import Ask
 from tests.training.made_run import configure, losses, train_here
 
 
@@ -28,6 +38,91 @@ def test_the_records_tell_the_whole_run(folder: Path) -> None:
     for decision in records.decisions[1:]:
         assert decision["probe_after"] == pytest.approx(decision["probe_before"], rel=1e-5)
     assert len(records.ends) == 1
+
+
+def test_compute_is_charged_by_every_stages_own_model_and_length(folder: Path) -> None:
+    """FLOPs are those of each stage; what the slope's axis counts goes back by rho at each growth."""
+    config = configure(folder, ["name=charged"])
+    train = train_here(config).train
+    at = {(length, layers, width): per_token(config, length, layers, width) for length, layers, width in STAGES}
+    spent = 0.0
+    for record in train:
+        spent += 256 * at[record["seq_len_tokens"], record["n_layer"], record["d_model"]][1]
+        assert record["flops"] == pytest.approx(spent, rel=1e-12)
+    deeper, wider = (next(r for r in train if r["stage"] == stage) for stage in (2, 3))
+    effective = 256 * (config.growth.rho_depth * 24 + 1)
+    assert deeper["compute"] == pytest.approx(6 * at[32, 2, 16][0] * effective)
+    effective = 256 * (config.growth.rho_width * (config.growth.rho_depth * 24 + 12) + 1)
+    assert wider["compute"] == pytest.approx(6 * at[32, 2, 32][0] * effective)
+
+
+STAGES = [(16, 1, 16), (32, 1, 16), (32, 2, 16), (32, 2, 32)]
+
+
+def per_token(config: Config, length: int, layers: int, width: int) -> tuple[int, float]:
+    """Parameters of the made run's GPT-2 that multiply, and FLOPs of a token, with pencil and paper; 320 entries with their padding."""
+    n = 12 * layers * width**2 + 320 * width
+    return n, 6.0 * n + 6.0 * layers * width * length
+
+
+def test_bf16_trains_like_float32_and_keeps_its_state_in_float32(folder: Path) -> None:
+    """Autocast rounds products and nothing else: losses are near, never the same, and what is saved is float32."""
+    runs = [["name=float32"], ["name=bf16", "training.precision=bf16"], ["name=other-seed", "seed=5"]]
+    exact, half, other = (losses(train_here(configure(folder, [*STATIC, *run]))) for run in runs)
+    assert half != exact
+    assert abs(half[0][1] - exact[0][1]) < 0.01
+    far = abs(statistics.fmean(loss for _, loss in other[-10:]) - statistics.fmean(loss for _, loss in exact[-10:]))
+    assert abs(statistics.fmean(loss for _, loss in half[-10:]) - statistics.fmean(loss for _, loss in exact[-10:])) < max(far, 0.01)
+    stored = CheckpointStore(folder / "runs" / "bf16").latest_good()
+    assert stored is not None
+    tensors = load_tensors(stored.folder)
+    states = [value for fields in tensors.states.values() for value in fields.values()]
+    assert {value.dtype for value in (*tensors.parameters.values(), *states)} == {torch.float32}
+
+
+STATIC = ["pacing.lengths=null", "pacing.depths=null", "pacing.widths=null", "pacing.rule=constant", "pacing.at=null"]
+
+
+def test_a_checkpoint_is_due_by_the_clock_too(folder: Path) -> None:
+    """At each boundary once so many minutes have passed since the last one: with next to none at each, with many never."""
+    for minutes, steps in (("1e-9", list(range(5, 61, 5))), ("600", [])):
+        config = configure(folder, [f"name=minutes-{minutes}", *STATIC])
+        by_time = f"checkpoint={{every_steps: 100000, every_minutes: {minutes}, keep_last: 100}}"
+        train_here(configure(folder, [f"name=minutes-{minutes}", *STATIC, by_time]))
+        stored = CheckpointStore(Path(config.storage) / f"minutes-{minutes}").all()
+        assert [each.manifest.counters.step for each in stored if each.manifest.reason == "interval"] == steps
+
+
+@pytest.mark.parametrize(("every_s", "heard_at"), [(0.0, list(range(1, 13))), (1e5, [1, 2, 3, 4, 5, 10, 15])])
+def test_in_long_steps_a_word_is_heard_between_boundaries(
+    folder: Path, every_s: float, heard_at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that takes longer than the time between words hears at its end; quick ones, once it is known that they are, at boundaries."""
+    monkeypatch.setattr(loop_module, "LISTEN_EVERY_S", every_s)
+    heard: list[int] = []
+
+    def asked(step: int, position: int) -> Ask | None:
+        heard.append(step)
+        return "stop" if step >= 12 else None
+
+    train_here(configure(folder, [f"name=hears-{every_s:g}", *STATIC]), asked=asked)
+    assert heard[0] == 0
+    assert sorted(set(heard[1:])) == heard_at
+
+
+def test_memory_that_runs_out_before_step_1_makes_the_micro_batch_smaller(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = rehearsal.forward_backward
+
+    def limited(machinery: Any, batch: Any, *rest: Any) -> torch.Tensor:
+        if batch.inputs_BL.numel() > 70:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return honest(machinery, batch, *rest)
+
+    monkeypatch.setattr(rehearsal, "forward_backward", limited)
+    records = train_here(configure(folder, ["name=tight", *STATIC, "training.preflight=true", "training.duration=5 steps"]))
+    (found,) = [r for r in read_records(folder / "runs" / "tight" / METRICS_FILE) if r["kind"] == "preflight"]
+    assert (found["micro_batch_tokens"], found["micro_batch_tokens_asked"]) == (64, 128)
+    assert records.starts[0]["micro_batch_tokens"] == 64
 
 
 def test_truncation_drops_and_counts_what_segments_keep(folder: Path) -> None:

@@ -1,8 +1,10 @@
 """Checkpoints written behind training's back: in order, complete, and never one after a missing one."""
 
+import math
 import threading
 from collections.abc import Container
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from raystage.config.schema import Checkpoint
 from raystage.growth import TrainingTensors
+from raystage.training.checkpoint import unneeded
 from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.saver import Saver
 
@@ -98,6 +101,19 @@ def test_frozen_tensors_are_not_copied() -> None:
         state.parameters["p"].fill_(5.0)  # what nobody does; it shows that there is no copy
         store.gate.set()
     assert store.written == [(1, 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_best", "gone"), [(1, 1, [1, 4, 5]), (1, 0, [1, 2, 4, 5]), (2, 2, [1, 4]), (9, 0, []), (1, 9, [4, 5])]
+)
+def test_the_latest_the_best_and_the_pinned_are_needed(keep_last: int, keep_best: int, gone: list[int]) -> None:
+    """Losses at steps 1 to 6, of which step 3 is pinned: one that is not finite is never among the best, nor one never measured."""
+    val_losses = dict(enumerate([3.0, 1.0, 2.0, None, math.nan, 2.5], start=1))
+    stored: list[Any] = [
+        SimpleNamespace(folder=Path(str(step)), manifest=SimpleNamespace(pinned=step == 3, val_loss=loss, key=(step, 0, 1)))
+        for step, loss in val_losses.items()
+    ]
+    assert [int(each.folder.name) for each in unneeded(stored, keep_last, keep_best)] == gone
 
 
 def test_checkpoints_are_in_the_order_of_steps_and_attempts(tmp_path: Path) -> None:

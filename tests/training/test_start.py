@@ -1,6 +1,9 @@
 """init_from: another run's state or weights, a Hugging Face folder, and what does not fit."""
 
+import dataclasses
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from raystage.config import Config
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
+from raystage.training.checkpoint import CheckpointStore
 from raystage.training.errors import CheckpointError
 from raystage.training.job import Job
 from raystage.training.start import start_state
@@ -25,9 +29,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(config: Config) -> TrainState:
+def start_with_records(config: Config) -> tuple[TrainState, list[dict[str, Any]]]:
     assignment = assign(config)
-    return start_state(Job(config, corpus_of(config), assignment.run_dir, 1), None, pick_device("cpu"), Ranks())[0]
+    return start_state(Job(config, corpus_of(config), assignment.run_dir, 1), None, pick_device("cpu"), Ranks())
+
+
+def start(config: Config) -> TrainState:
+    return start_with_records(config)[0]
 
 
 def test_the_state_of_another_run_goes_on_where_that_run_ended(folder: Path) -> None:
@@ -38,6 +46,24 @@ def test_the_state_of_another_run_goes_on_where_that_run_ended(folder: Path) -> 
     assert len(state.machinery.optimizer.state) == len(list(state.machinery.model.parameters()))
     records = train_here(configure(folder, ["name=more", f"init_from.path={source}", "init_from.what=state"]))
     assert [step for step, _ in losses(records)] == list(range(41, 61))
+
+
+def test_what_was_the_other_runs_own_stays_behind(folder: Path) -> None:
+    """Held by hand, rolled back, ended early: none of it binds the run that goes on; its decisions are told without their commands."""
+    store = CheckpointStore(folder / "runs" / "source")
+    (end,) = [stored for stored in store.all() if stored.manifest.reason == "end"]
+    shutil.copytree(end.folder, folder / "bound")
+    counters = dataclasses.replace(end.manifest.counters, held=True, n_rollbacks=2, duration_share=0.5, tokens_undone=512)
+    decisions = tuple({**record, "command_id": "c-1", "restored_step": 10} for record in end.manifest.decisions)
+    bound = dataclasses.replace(end.manifest, counters=counters, decisions=decisions)
+    (folder / "bound" / "manifest.json").write_text(bound.to_json())
+    config = configure(folder, ["name=unbound", f"init_from.path={folder / 'bound'}", "init_from.what=state"])
+    state, told = start_with_records(config)
+    assert (state.counters.held, state.counters.n_rollbacks, state.counters.duration_share) == (False, 0, 1.0)
+    assert (state.counters.step, state.counters.tokens_undone) == (40, 512), "what was spent and unlearned is still so"
+    assert [record["command_id"] for record in told] == [None] * 3
+    assert not any("restored_step" in record for record in told)
+    assert [record["effective_step"] for record in told] == [d["effective_step"] for d in end.manifest.decisions]
 
 
 def test_the_pinned_smaller_model_can_be_started_from(folder: Path) -> None:
@@ -64,6 +90,13 @@ def test_a_hugging_face_folder_gives_its_weights_and_fresh_rows_pad_the_vocabula
         (["init_from.path={folder}/runs/source", *FLAT, "model.n_layer=3"], "its tensors are not those of 3 gpt2 layers"),
         (["init_from.path={folder}/runs/source", "init_from.what=state", "data.validation_fraction=0.2"], "another corpus"),
         (["init_from.path={folder}/runs/source", "init_from.what=state", *FLAT, "model.n_layer=3"], "none of this plan's"),
+        (["init_from.path={folder}/runs/source", *FLAT, "model.n_head=2"], "its attention has 4 heads, the first stage's model 2"),
+        (["init_from.path={folder}/runs/source", "init_from.what=state", "seed=9"], "ordered its data, the configuration has seed=9"),
+        (
+            ["init_from.path={folder}/runs/source", "init_from.what=state", "model.tie_embeddings=false"],
+            "holds a model of",
+        ),
+        (["init_from.path={folder}/runs/source", "init_from.what=state", "training.optimizer.kind=sgd"], "not that of .*kind=sgd"),
     ],
 )
 def test_what_does_not_fit_is_one_line(folder: Path, overrides: list[str], message: str) -> None:
