@@ -13,11 +13,10 @@ CORE = ("config", "data", "devices", "evaluation", "growth", "models", "pacing",
 BLOCKED = ("ray", "mlflow")  # rich and typer come with transformers; the import contracts keep them out of ours
 
 _IMPORT_ALONE = """
-import sys, time
-began_s = time.perf_counter()
+import sys
+before = set(sys.modules)
 import raystage
-took_s = time.perf_counter() - began_s
-print(took_s, *(name for name in ("ray", "torch", "mlflow", "transformers") if name in sys.modules))
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
 """
 
 # One process for all packages, because torch takes seconds to import; prints {package: traceback of the import that failed}.
@@ -46,12 +45,11 @@ def existing_core_packages() -> list[str]:
     return [f"raystage.{name}" for name in CORE if name in present]
 
 
-def test_import_is_quick_and_light() -> None:
+def test_the_package_itself_imports_nothing() -> None:
+    """So that naming it costs nothing, whatever the machine."""
     done = run_python(_IMPORT_ALONE)
     assert done.returncode == 0, done.stderr
-    took_s, *heavy = done.stdout.split()
-    assert float(took_s) < 1.0
-    assert heavy == []
+    assert done.stdout.split() == ["raystage"]
 
 
 @pytest.fixture(scope="module")
