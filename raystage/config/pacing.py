@@ -73,7 +73,7 @@ class Pacing:
         description="slope: the loss decides; table: at fixed shares of the duration; the others fix lengths, and growth goes by slope",
     )
     lengths: tuple[Length, ...] | None = Field(
-        default=None, description="[tokens] sequence lengths in order, up to model.context_length; null: no pacing"
+        default=None, description="[tokens] sequence lengths in order, up to model.context_length; null: the length stays"
     )
     depths: tuple[NonNegative, ...] | None = Field(
         default=None, description="[layers] model depths in order, up to model.n_layer, from 0 on; null: no growth"
@@ -93,7 +93,7 @@ class Pacing:
         default=None, description="share of the duration at which each change happens (rules table and discrete)"
     )
     warmup: Warmup = Field(default=Warmup(), description="how lengths rise (rules two_stage, linear, root)")
-    thresholds: Thresholds = Field(default=Thresholds(), description="slopes that end a stage (rule: slope)")
+    thresholds: Thresholds = Field(default=Thresholds(), description="slopes that end a stage, wherever the slope decides")
     signal: Literal["loss", "probe"] = Field(
         default="loss", description="what the slope is of: the training loss, or the loss on fixed held-out rows at the stage's length"
     )
