@@ -83,8 +83,10 @@ def _stage(of: Point | State) -> tuple[Taken, int]:
 def _advance(policy: Policy, state: State, group: list[Point]) -> tuple[State, Check | None]:
     last = group[-1]
     if _stage(last) != _stage(state):
-        # curves of two stages are not comparable: the fit starts anew, and so does the dwell
-        state = State.at(last.taken, state.watermark, state.tokens_seen, last.n_rollbacks)
+        # curves of two stages are not comparable: the fit starts anew, and so does the dwell; the guard's answer is due all the same
+        answer = state.pending if state.pending and state.pending.stands(last.taken, last.n_rollbacks) else None
+        anew = State.at(last.taken, state.watermark, state.tokens_seen, last.n_rollbacks)
+        state = dataclasses.replace(anew, pending=answer)
     # a decision that was not applied when its time came has been overruled by hand
     overruled = state.pending is not None and state.pending.effective_step <= last.step
     state = dataclasses.replace(
@@ -166,7 +168,8 @@ def _check(policy: Policy, state: State, unstable: Unstable | None, trouble_begi
 def _verdicts(policy: Policy, state: State, unstable: Unstable | None, held: bool) -> tuple[list[_Verdict], SlopeEstimate | None]:
     """One for each candidate; a single one where something holds them all back. And the slope, where nobody waits for it."""
     candidates = _candidates(policy, state.taken)
-    if unstable and policy.guard.action != "hold" and not state.pending:
+    answered = state.pending is not None and state.pending.trigger == "guard"
+    if unstable and policy.guard.action != "hold" and not answered:  # unstable weights come before what the slope has decided
         return [_Verdict(None, "guard", unstable)], None
     window = _window(policy, state)
     steady = _settled_rate(policy, window)

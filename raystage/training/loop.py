@@ -131,14 +131,18 @@ class Loop:
         return self._end("stopped")
 
     def _end(self, ending: Ending) -> Ending:
-        """Leaves with a checkpoint; a rollback that is due comes first, or it would be forgotten."""
+        """Leaves with a checkpoint."""
         self._profiler.stop()
+        self._answer_guard()
+        self._save("stop")
+        return ending
+
+    def _answer_guard(self) -> None:
+        """A rollback that is due comes before the run is left, or it would be forgotten."""
         self._read_all()
         self._decision = self._emergency(self._run.state.counters.step) or self._decision
         if self._decision is not None and self._decision.trigger == "guard":
             self._carry_out_decisions()
-        self._save("stop")
-        return ending
 
     # -- one step
 
@@ -207,6 +211,7 @@ class Loop:
         before, step = self._boundary_step, run.state.counters.step
         self._boundary_step = step
         if _crosses(self._config.validation.every_steps, before, step):
+            self._steps.wait()  # the validation would wait too, and the steps would look as if they had taken no time
             run.validate(stage_end=False)
         orders = self._share(self._make_orders(before, step))
         self._decision = self._emergency(step) or orders.decision
@@ -370,10 +375,7 @@ class Loop:
         self._profiler.stop()
         self._collect(wait=True)
         self._resolve()
-        self._read_all()
-        if (emergency := self._emergency(run.state.counters.step)) is not None:
-            carry_out(run, emergency, self._save)
-            self._bad_step = None
+        self._answer_guard()
         run.validate(stage_end=True)
         self._save("end", pinned=True)
         run.saver.wait()  # the end is told when it is safe

@@ -48,17 +48,24 @@ class StepLog:
     def __init__(self, device: Device, ranks: Ranks) -> None:
         self._device, self._ranks = device, ranks
         self._steps: list[Step] = []
+        self._waited_s = 0.0
         self._reading: _Reading | None = None
 
     def add(self, step: Step) -> None:
         self._steps.append(step)
 
+    def wait(self) -> None:
+        """Until the device has done the steps so far: their time, since it works behind the host's back."""
+        begin_s = time.perf_counter()
+        self._device.synchronize()
+        self._waited_s += time.perf_counter() - begin_s
+
     def start_read(self, probe: ProbeSums | None, second_moment: Tensor | None) -> None:
         """Begins to sum the losses over the ranks and to copy them to the host; nobody waits."""
         assert self._reading is None, "the interval before has not been read"
         if self._steps:
-            self._reading = _Reading(self._steps, self._device, self._ranks, probe, second_moment)
-            self._steps = []
+            self._reading = _Reading(self._steps, self._waited_s, self._device, self._ranks, probe, second_moment)
+            self._steps, self._waited_s = [], 0.0
 
     def finish_read(self, wait: bool) -> Read | None:
         """The interval on its way, once; None where there is none, or it has not arrived and `wait` is false."""
@@ -72,8 +79,10 @@ class StepLog:
 class _Reading:
     """Sums of one interval on their way: losses and probe over all ranks; norms are the same on each."""
 
-    def __init__(self, steps: list[Step], device: Device, ranks: Ranks, probe: ProbeSums | None, second_moment: Tensor | None) -> None:
-        self._steps, self._probe, self._has_moment = steps, probe, second_moment is not None
+    def __init__(
+        self, steps: list[Step], waited_s: float, device: Device, ranks: Ranks, probe: ProbeSums | None, second_moment: Tensor | None
+    ) -> None:
+        self._steps, self._waited_s, self._probe, self._has_moment = steps, waited_s, probe, second_moment is not None
         losses = [step.loss_sum for step in steps] + ([probe.loss_sums] if probe else [])
         norms = [step.grad_norm for step in steps] + ([second_moment] if second_moment is not None else [])
         self._reading = device.read(losses, norms, ranks)
@@ -86,7 +95,7 @@ class _Reading:
         sums, norms = self._reading.result()
         n = len(self._steps)
         # a device that works behind the host's back is waited for here
-        seconds = sum(step.seconds for step in self._steps) + time.perf_counter() - begin_s
+        seconds = sum(step.seconds for step in self._steps) + self._waited_s + time.perf_counter() - begin_s
         tokens_per_s = sum(step.tokens for step in self._steps) / seconds
         flops_per_s = sum(step.flops for step in self._steps) / seconds / world_size
         ends = [(None, None)] * (n - 1) + [self._after_last(sums[n:], norms[n:])]

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raystage.pacing.controller import observe
 from raystage.pacing.guard import GuardState, judge
 from raystage.pacing.interval import Interval
 from raystage.pacing.point import Point
 from raystage.pacing.policy import GuardPolicy
+from raystage.pacing.state import State
 from tests.pacing.curves import BATCH_TOKENS, MadeRun, PowerLaw, ar1, length_plan, run, slope_policy
 
 FLAT = PowerLaw(0.0, 0.3, 3.0)
@@ -174,3 +176,30 @@ def test_after_a_rollback_the_best_loss_is_forgotten_so_that_it_cannot_ask_for_a
 
 def test_a_decision_stands_and_is_not_made_again_while_the_spike_lasts() -> None:
     assert [d.check_step for d in spiked("loss", 4.0, 203, 219, "rollback", n_steps=230).decisions] == [210]
+
+
+def test_weights_that_turn_unstable_between_a_decision_and_its_change_are_answered() -> None:
+    """The change was decided at 150 for 161, the trouble of 155 to 160 is seen at 160."""
+    calm = spiked("loss", 1.0, 1, 1, "rollback", n_steps=400, max_dwell_tokens=150 * BATCH_TOKENS).decisions[0]
+    assert (calm.action, calm.check_step, calm.effective_step) == ("change", 150, 161)
+    made = spiked("loss", 4.0, 155, 160, "rollback", n_steps=175, max_dwell_tokens=150 * BATCH_TOKENS)
+    assert [(d.action, d.trigger, d.check_step, d.effective_step) for d in made.decisions] == [
+        ("change", "max_dwell", 150, 161),
+        ("rollback", "guard", 160, 171),
+    ]
+
+
+def test_the_answer_does_not_depend_on_how_many_points_come_at_once() -> None:
+    """A group that leaves between two boundaries sends points of two stages in one go."""
+
+    def edit(point: Point) -> Point:
+        return dataclasses.replace(point, loss=point.loss * (4 if 201 <= point.step <= 210 else 1), taken=(int(point.step > 214),))
+
+    policy = slope_policy(length_plan(2), guard=GuardPolicy(1.2, None, None, "rollback"))
+    points = run(policy, [STEEP], np.zeros(216), edit=edit).points
+    at_once, _ = observe(policy, State.at((0,)), points)
+    assert at_once.pending is not None
+    assert (at_once.pending.action, at_once.pending.check_step, at_once.pending.effective_step) == ("rollback", 210, 221)
+    assert at_once.taken == (1,)
+    rolled_back = dataclasses.replace(points[-1], step=217, n_rollbacks=1)
+    assert observe(policy, at_once, [rolled_back])[0].pending is None

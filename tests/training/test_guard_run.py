@@ -70,6 +70,20 @@ def test_a_loss_that_is_not_finite_goes_back_and_moves_the_data_on(folder: Path,
     assert account.passed == records.train[-1]["tokens_seen"]
 
 
+@pytest.mark.parametrize(("first", "last", "effective_step"), [(51, 55, 61), (33, 37, 41)])
+def test_a_rollback_that_is_due_with_the_end_comes_before_it(
+    folder: Path, spoil: Callable[..., None], first: int, last: int, effective_step: int
+) -> None:
+    """A spike that is seen one boundary before the end, or far from it: what is saved as the run's result is never the unstable weights."""
+    spoil(lambda call: 2.0 if first <= call <= last else 1.0)
+    records = train_here(configure(folder, [f"name=end-{first}", *PLAIN, "pacing.guard.action=rollback"]))
+    (rollback,) = rollbacks(records)
+    assert rollback["effective_step"] == effective_step
+    (end,) = [s.manifest for s in CheckpointStore(folder / "runs" / f"end-{first}").all() if s.manifest.reason == "end"]
+    assert (end.counters.step, end.counters.n_rollbacks) == (60, 1)
+    assert compare_run(folder / "runs" / f"end-{first}").difference is None
+
+
 def test_a_checkpoint_of_a_rollback_has_the_validation_of_its_weights_not_of_the_ruined(folder: Path, spoil: Callable[..., None]) -> None:
     spoil(lambda call: float("nan") if call == 33 else 1.0)
     kept = ["checkpoint.keep_last=99", "validation.every_steps=5", "training.duration=40 steps"]
@@ -171,6 +185,19 @@ def test_a_scheduled_change_in_between_does_not_make_the_guard_forget(folder: Pa
     assert made[:2] == [("raise_seq_len", "schedule", 40), ("rollback", "guard", 41)]
     assert rollbacks(records)[0]["restored_step"] == 30
     assert compare_run(folder / "runs" / "change-between").difference is None
+
+
+def test_weights_that_turn_unstable_while_a_change_is_on_its_way_are_rolled_back_behind_it(
+    folder: Path, spoil: Callable[..., None]
+) -> None:
+    """The change was decided at step 30, and is made before anyone knows of the trouble since."""
+    spoil(lambda call: 2.0 if 32 <= call <= 35 else 1.0)
+    by_dwell = ["pacing.lengths=[16, 32]", "pacing.min_dwell_tokens=256", "pacing.max_dwell_tokens=7680", "pacing.guard.action=rollback"]
+    records = train_here(configure(folder, ["name=overtaken", *PLAIN, *by_dwell]))
+    made = [(d["kind"], d["trigger"], d["effective_step"]) for d in records.decisions]
+    assert made[:2] == [("raise_seq_len", "max_dwell", 36), ("rollback", "guard", 41)]
+    assert rollbacks(records)[0]["restored_step"] == 30
+    assert compare_run(folder / "runs" / "overtaken").difference is None
 
 
 @pytest.mark.parametrize(("name", "factor"), [("spike", 2.0), ("ruin", float("nan"))])

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 import raystage.training.loop as loop_module
 from raystage.config import Config
+from raystage.devices.cpu import Cpu
 from raystage.tracking.records import METRICS_FILE, read_records
 from raystage.training import rehearsal
 from raystage.training.checkpoint import CheckpointStore
@@ -81,6 +83,13 @@ def test_bf16_trains_like_float32_and_keeps_its_state_in_float32(folder: Path) -
 
 
 STATIC = ["pacing.lengths=null", "pacing.depths=null", "pacing.widths=null", "pacing.rule=constant", "pacing.at=null"]
+
+
+def test_steps_that_a_validation_waits_for_keep_their_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a device that works behind the host's back, which is 0.3 s behind at each validation."""
+    monkeypatch.setattr(Cpu, "synchronize", lambda self: time.sleep(0.3))
+    train = train_here(configure(folder, ["name=behind", *STATIC, "training.duration=30 steps", "validation.every_steps=20"])).train
+    assert all(record["tokens_per_s"] < 5 * 256 / 0.3 for record in train[15:20])
 
 
 def test_a_checkpoint_is_due_by_the_clock_too(folder: Path) -> None:
