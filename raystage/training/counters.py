@@ -84,6 +84,17 @@ class Counters:
         done = self.progress(duration) * self.duration_share
         return dataclasses.replace(self, duration_share=min(self.duration_share, done / (1 - decay_fraction)))
 
+    def under(self, before: Duration, now: Duration) -> "Counters":
+        """These counters where the configured duration was `before` and is `now`: what is kept as a share of it is a share of the other.
+
+        Where they differ, an end that the slope had set before the duration's own holds no longer: the slope is asked anew.
+        """
+        if before == now:
+            return self
+        free = dataclasses.replace(self, duration_share=1.0)
+        done = self.progress(before)
+        return dataclasses.replace(free, lr_shift=self.lr_shift * free.progress(now) / done if done else 0.0)
+
     def progress(self, duration: Duration) -> float:
         """Share of the duration done; 1 or more when the run is over."""
         return self.share_of(duration) / self.duration_share

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from raystage.config.duration import Duration
+from raystage.config.duration import Duration, parse_duration
 from raystage.config.names import is_below
 from raystage.models.spec import ModelSpec
 from raystage.pacing.point import Point
@@ -21,7 +21,8 @@ class Manifest:
     """`controller`: its state at its watermark; `unresolved`: the points after it, not yet answered.
 
     `taken`: changes of the plan behind, by track; `decisions`: the records of all of them; `reason`: why this
-    checkpoint was written; `pinned`: never retired; `files`: blake2b of each tensor file, by name.
+    checkpoint was written; `pinned`: never retired; `duration`: the configured one, of which
+    `counters` keep shares; `files`: blake2b of each tensor file, by name.
     """
 
     run_name: str
@@ -40,6 +41,7 @@ class Manifest:
     world_size: int
     mlflow_run_id: str | None
     val_loss: float | None
+    duration: str | None = None  # of checkpoints from before it was recorded
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -55,7 +57,11 @@ class Manifest:
 
     def is_end_of(self, duration: Duration) -> bool:
         """Whether a run of this duration is over: one that only has its last step behind has not been validated and recorded to its end."""
-        return self.reason == "end" and self.counters.progress(duration) >= 1.0
+        return self.reason == "end" and self.counters_under(duration).progress(duration) >= 1.0
+
+    def counters_under(self, duration: Duration) -> Counters:
+        """The counters, where this is the configured duration now."""
+        return self.counters.under(parse_duration(self.duration), duration) if self.duration else self.counters
 
     @property
     def first_bad_step(self) -> int | None:

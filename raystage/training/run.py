@@ -142,6 +142,7 @@ class Run:
             world_size=self.ranks.world_size,
             mlflow_run_id=self.outside.tracking_run_id() if self.outside else None,
             val_loss=self.val_loss,
+            duration=self.config.training.duration,
         )
         self.saver.save(manifest, state.machinery.model.config, state.machinery.tensors(), frozen=frozen)  # type: ignore[arg-type]
 

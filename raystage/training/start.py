@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from raystage.config.duration import parse_duration
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
@@ -88,7 +89,7 @@ def from_checkpoint(job: Job, stored: Stored, taken: Taken, device: Device, rank
             "use its kind, or init_from.what=weights"
         )
     machinery = assemble_stored(spec, job.config, device, ranks, tensors)
-    return TrainState(machinery, manifest.shape, taken, manifest.counters)
+    return TrainState(machinery, manifest.shape, taken, manifest.counters_under(parse_duration(job.config.training.duration)))
 
 
 def _from_weights(job: Job, folder: Path, device: Device, ranks: Ranks) -> TrainState:

@@ -106,3 +106,24 @@ def test_a_stop_leaves_the_decay_and_nothing_else(unit: str) -> None:
     assert counters.after_stop(duration, decay_fraction=0.0).progress(duration) == pytest.approx(1.0)
     late = dataclasses.replace(counters, step=900, tokens_seen=900, flops=900.0, elapsed_s=900 * 3600)
     assert late.after_stop(duration, 0.2).duration_share == 1.0, "in its decay a run ends as planned"
+
+
+def test_under_another_duration_growth_has_put_the_schedule_back_by_as_many_steps() -> None:
+    """Grown at half of 100 steps, to where 35 would be; at 60 of them the duration becomes 300, then a number of tokens."""
+    before, longer, tokens = (parse_duration(text) for text in ("100 steps", "300 steps", "12000 tokens"))
+    grown = Counters(step=50, tokens_seen=1000).after_growth(Change(n_layer=4), BEFORE, GROWTH, 0.5)
+    at_60 = dataclasses.replace(grown, step=60, tokens_seen=1200)
+    assert at_60.under(before, before) == at_60
+    assert at_60.progress(before) - at_60.lr_shift == pytest.approx(0.45)
+    for now, share in ((longer, 0.45 / 3), (tokens, 0.1 * 0.45 / 0.6)):
+        moved = at_60.under(before, now)
+        assert moved.progress(now) - moved.lr_shift == pytest.approx(share)
+
+
+def test_a_new_duration_overrules_an_early_end_by_slope() -> None:
+    before, longer = parse_duration("100 steps"), parse_duration("150 steps")
+    stopped = Counters(step=50).after_stop(before, decay_fraction=0.2)
+    assert stopped.duration_share == 0.625
+    assert stopped.under(before, before).progress(before) == pytest.approx(0.8)
+    assert stopped.under(before, longer).progress(longer) == pytest.approx(50 / 150)
+    assert Counters().under(before, longer) == Counters()

@@ -130,6 +130,17 @@ def test_the_end_by_slope_leaves_the_decay_of_the_rate(folder: Path) -> None:
     assert len(records.ends) == 1
 
 
+def test_a_run_that_the_slope_has_ended_goes_on_under_a_longer_duration_until_the_slope_says_so_again(folder: Path) -> None:
+    overrides = ["pacing.thresholds.stop=-3.0", "pacing.lengths=null", *FLAT]
+    ended = run(configure(folder, ["name=stop-longer", *SLOPE, *overrides, "training.duration=400 steps"]))
+    (stop,) = ended.decisions
+    longer = run(configure(folder, ["name=stop-longer", *SLOPE, *overrides, "training.duration=1200 steps"]))
+    again = longer.decisions[1]
+    assert (again["kind"], again["trigger"]) == ("stop", "slope")
+    assert longer.train[-1]["step"] == again["effective_step"] - 1 > ended.train[-1]["step"] == stop["effective_step"] - 1
+    assert again["duration_share"] == pytest.approx(longer.train[-1]["step"] / 1200), "of this duration; the end before it is forgotten"
+
+
 def test_a_stop_by_slope_is_made_once_by_a_run_that_dies_right_after_it(folder: Path) -> None:
     overrides = ["training.duration=400 steps", "pacing.thresholds.stop=-3.0", "pacing.lengths=null", *FLAT]
     overrides += ["training.schedule={kind: wsd, warmup_steps: 0, decay_fraction: 0.5}", "checkpoint={every_steps: 1000, keep_last: 9}"]
