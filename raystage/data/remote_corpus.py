@@ -1,12 +1,13 @@
 """Prepared corpora at a URI: every machine works on a copy of its own, downloaded once and checked."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from raystage.config import ConfigError
 from raystage.config.schema import Data
 from raystage.data.cache import building, remove_leftovers
 from raystage.data.corpus import FACTS, Corpus
+from raystage.data.progress import Meter, Progress, no_progress
 from raystage.storage.one_at_a_time import one_at_a_time
 from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
@@ -19,10 +20,10 @@ def node_folder(data: Data, name: str) -> Path:
     return Path(data.node_cache_dir).expanduser().absolute() / name
 
 
-def fetch_corpus(data: Data, name: str, patience: Patience) -> Corpus | None:
+def fetch_corpus(data: Data, name: str, patience: Patience, progress: Progress = no_progress) -> Corpus | None:
     """This machine's copy, downloaded by one of its processes unless it is there; None where data.cache_dir has no such corpus.
 
-    Raises ConfigError where what is there does not match its checksums.
+    `progress`: hears of what arrives. Raises ConfigError where what is there does not match its checksums.
     """
     folder = node_folder(data, name)
     with one_at_a_time(folder.with_name(f".{name}.lock")):
@@ -35,7 +36,7 @@ def fetch_corpus(data: Data, name: str, patience: Patience) -> Corpus | None:
         remove_leftovers(folder.parent)
         for tries_left in reversed(range(_TRIES)):
             try:
-                _download(remote, files, folder)
+                _download(remote, files, folder, progress)
                 break
             except ConfigError as error:
                 if not tries_left:
@@ -43,10 +44,11 @@ def fetch_corpus(data: Data, name: str, patience: Patience) -> Corpus | None:
         return Corpus.load(folder)
 
 
-def _download(remote: RemoteFolder, files: Iterable[str], folder: Path) -> None:
+def _download(remote: RemoteFolder, files: Mapping[str, int], folder: Path, progress: Progress) -> None:
+    meter = Meter(progress, f"fetch corpus {folder.name}", sum(files.values()))
     with building(folder, _is_here) as temporary:
         for file in files:
-            remote.get(file, temporary / file)
+            remote.get(file, temporary / file, meter.part())
         Corpus.load(temporary).verify()
 
 

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raystage.data.progress import Progress
 from raystage.pacing.controller import observe
 from raystage.pacing.point import Check, Point
 from raystage.pacing.policy import Policy
@@ -18,6 +19,7 @@ from raystage.runtime.ray_actors import end_fits, free_resources, kill_train_wor
 from raystage.training.ports import Ask
 
 _ASK_EVERY_S = 0.5
+_ALIVE_EVERY_S = 10.0
 _JOIN_TRIES, _JOIN_TIMEOUT_S = 20, 10
 
 
@@ -120,8 +122,9 @@ class ControllerShell:
         self._version = time.time_ns()  # another one than in any life before
 
     def join(self, rank: int, worker: Worker) -> None:
-        """A worker has begun."""
-        self._know({**self._workers, rank: worker})
+        """A worker has begun, or says that it still gets ready."""
+        if self._workers.get(rank) != worker:
+            self._know({**self._workers, rank: worker})
         self._heard_s = time.monotonic()
 
     def workers(self) -> dict[int, Worker]:
@@ -149,6 +152,19 @@ def join(actor: Any, rank: int, worker: Worker) -> None:
             ray.get(actor.join.remote(rank, worker), timeout=_JOIN_TIMEOUT_S)
             return
         time.sleep(_ASK_EVERY_S)
+
+
+def signs_of_life(actor: Any, rank: int) -> Progress:
+    """Hears of what a worker fetches before its first step, and tells that it is there still: that takes as long as it takes."""
+    here, told_s = Worker.here(), time.monotonic()
+
+    def progress(label: str, done: int, total: int | None, unit: str = "bytes") -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= _ALIVE_EVERY_S:
+            told_s = time.monotonic()
+            actor.join.remote(rank, here)  # nobody waits for the answer
+
+    return progress
 
 
 class ActorController:

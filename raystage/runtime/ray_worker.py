@@ -8,7 +8,7 @@ from raystage.config import ConfigError
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
-from raystage.runtime.controller_actor import ActorController, Worker, join
+from raystage.runtime.controller_actor import ActorController, Worker, join, signs_of_life
 from raystage.runtime.group import Group
 from raystage.runtime.worker import cache_of, run_rank, threads_of
 from raystage.training.ports import Ask, Ending
@@ -32,4 +32,4 @@ def run_worker(assignment: Assignment, group: Group, controller: Any) -> Ending:
     def asked(step: int, position: int) -> Ask | None:
         return handle[0].asked(step, position)
 
-    return run_rank(assignment, device, ranks, threads, remote, asked, group.wanted)
+    return run_rank(assignment, device, ranks, threads, remote, asked, group.wanted, signs_of_life(controller, ranks.rank))

@@ -157,8 +157,9 @@ class RemoteRun:
             self.push((COMMANDS_FILE,))
             asked.delete([name])
 
-    def bring(self, key: tuple[int, ...]) -> None:
-        """See CheckpointStore."""
-        for stored in self.checkpoints.all():
-            if stored.manifest.key == key:
-                self.checkpoints.bring(stored)
+    def bring(self, key: tuple[int, ...]) -> bool:
+        """Gets a checkpoint by key; whether there is such a one."""
+        wanted = next((stored for stored in self.checkpoints.all() if stored.manifest.key == key), None)
+        if wanted is not None:
+            self.checkpoints.bring(wanted)
+        return wanted is not None

@@ -90,6 +90,7 @@ class RunFolder:
     def next_attempt(self, at_least: int = 1) -> int:
         """Begins a new attempt, which fences off all earlier ones."""
         attempt = max(self.attempt() + 1, at_least)
+        self.path.mkdir(parents=True, exist_ok=True)  # rank 0 may be on a machine where nobody has been yet
         write_whole(self.path / _ATTEMPT, str(attempt))
         return attempt
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raystage.config.schema import Runtime
+from raystage.data.progress import Progress, no_progress
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
@@ -68,15 +69,17 @@ def run_rank(
     remote: Callable[[int], RemoteController] | None = None,
     asked: Asked = nothing_asked,
     group: Workers | None = None,
+    progress: Progress = no_progress,
 ) -> Ending:
     """Trains to the end, or until `asked` for something else. `remote` makes rank 0's controller for an attempt.
 
-    `group`: the range that this group of workers was made for; where a stage is for another one, it is left.
+    `group`: the range that this group of workers was made for; where a stage is for another one, it is left. `progress`: hears of the rows
+    and the checkpoint that are fetched before the first step.
     """
     device.prepare(threads, assignment.config.runtime.deterministic)
-    storage = RunStorage(assignment.config, assignment.run_dir)
+    storage = RunStorage(assignment.config, assignment.run_dir, progress)
     folder = storage.folder
-    corpus = corpus_on_every_node(assignment.config.data, assignment.corpus_folder, ranks, storage.patience)
+    corpus = corpus_on_every_node(assignment.config.data, assignment.corpus_folder, ranks, storage.patience, progress)
     attempt, resume = storage.begin(ranks)
     job = Job(assignment.config, corpus, folder.path, attempt, storage.bring)
     if not ranks.is_first:

@@ -49,6 +49,17 @@ def test_prepared_on_one_node_and_downloaded_once_by_another(tmp_path: Path) -> 
     assert FAULTS.calls == 0
 
 
+def test_a_download_gives_signs_of_life_up_to_its_last_byte(tmp_path: Path) -> None:
+    made = prepare(data_on(tmp_path, "one"))
+    heard: list[tuple[str, int, int | None]] = []
+    fetch_corpus(
+        data_on(tmp_path, "two"), made.folder.name, Patience(1.0), lambda label, done, total, unit="": heard.append((label, done, total))
+    )
+    size_bytes = sum(path.stat().st_size for path in made.folder.iterdir())
+    assert heard[0] == (f"fetch corpus {made.folder.name}", 0, size_bytes)
+    assert heard[-1][1] == size_bytes
+
+
 def test_a_second_prepare_elsewhere_builds_nothing(tmp_path: Path) -> None:
     made = prepare(data_on(tmp_path, "one"))
     heard: list[object] = []

@@ -134,11 +134,11 @@ def test_a_run_that_the_slope_has_ended_goes_on_under_a_longer_duration_until_th
     overrides = ["pacing.thresholds.stop=-3.0", "pacing.lengths=null", *FLAT]
     ended = run(configure(folder, ["name=stop-longer", *SLOPE, *overrides, "training.duration=400 steps"]))
     (stop,) = ended.decisions
-    longer = run(configure(folder, ["name=stop-longer", *SLOPE, *overrides, "training.duration=1200 steps"]))
+    longer = run(configure(folder, ["name=stop-longer", *SLOPE, *overrides, "training.duration=430 steps"]))
     again = longer.decisions[1]
     assert (again["kind"], again["trigger"]) == ("stop", "slope")
     assert longer.train[-1]["step"] == again["effective_step"] - 1 > ended.train[-1]["step"] == stop["effective_step"] - 1
-    assert again["duration_share"] == pytest.approx(longer.train[-1]["step"] / 1200), "of this duration; the end before it is forgotten"
+    assert again["duration_share"] == pytest.approx(longer.train[-1]["step"] / 430), "of this duration; the end before it is forgotten"
 
 
 def test_a_stop_by_slope_is_made_once_by_a_run_that_dies_right_after_it(folder: Path) -> None:
