@@ -30,7 +30,7 @@ def main() -> None:
         print(f"{result.line()} [took {now_s - before_s:.0f} s]", flush=True)
         before_s = now_s
         Path("bench.json").write_text(json.dumps([dataclasses.asdict(each) for each in results], indent=1))
-    missed = ", ".join(result.name for result in results if result.is_missed)
+    missed = ", ".join(f"{result.name} ({result.against})" for result in results if result.is_missed)
     said = f"missed, with profiles in docs/benchmarks.md: {missed}" if missed else "all targets met"
     print(f"{(time.monotonic() - begin_s) / 60:.0f} minutes; {said}")
 
