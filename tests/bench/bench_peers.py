@@ -1,8 +1,8 @@
 """Tokens a second of raystage's loop, nanoGPT's and transformers' Trainer: same sizes, data, batch, precision, threads.
 
 Each with compile and without, its faster way against our faster one. Loops run whole (data, logging, records), each in a process of its
-own, and take turns of some steps. `python -m tests.bench.bench_peers`: float32 on the CPU, the 124M model without compile; `--all`: with
-it too, which takes minutes to compile; `--device cuda`: bf16 on a GPU, with neither Ray nor MLflow.
+own, and take turns of some steps. `python -m tests.bench.bench_peers`: float32 on the CPU, the 124M model without compile; `--all`: then
+with it too, like against like (15 minutes more); `--device cuda`: bf16 on a GPU, with neither Ray nor MLflow.
 """
 
 import functools
@@ -47,8 +47,9 @@ def run_small() -> Iterator[Result]:
 def run(everything: bool = False) -> Iterator[Result]:
     """The 124M model too."""
     yield from run_small()
-    for length in (256, 1024):
-        yield from _compare(gpt2(length), (False, True) if everything else (False,), 1)
+    for compiled in (False, True)[: 1 + everything]:
+        for length in (256, 1024):  # six loops of this model at once are 30 GB
+            yield from _compare(gpt2(length), (compiled,), 1)
 
 
 def run_on_gpu() -> Iterator[Result]:
@@ -67,7 +68,9 @@ def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iter
     ours = seconds[fastest["raystage"]]
     for peer, target in (("nanoGPT's loop", ">= 1.10"), ("Trainer", ">= 1.25")):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
-        yield Result(f"step, {size.name}", peer, "x", ratios, target, said if peer == "Trainer" else "")
+        yield Result(
+            f"step, {size.name}{', compiled' * (list(compiled) == [True])}", peer, "x", ratios, target, said if peer == "Trainer" else ""
+        )
 
 
 def _in_turns(size: PeerSize, folder: Path, ways: list[Way], block_steps: int) -> dict[Way, list[float]]:
