@@ -65,12 +65,10 @@ def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iter
         rates = {_called(way): block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
         said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, Path(folder), rate)}" for name, rate in rates.items())
     fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in _LOOPS}
-    ours = seconds[fastest["raystage"]]
+    ours, name = seconds[fastest["raystage"]], f"step, {size.name}{', compiled' * all(compiled)}"
     for peer, target in (("nanoGPT's loop", ">= 1.10"), ("Trainer", ">= 1.25")):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
-        yield Result(
-            f"step, {size.name}{', compiled' * (list(compiled) == [True])}", peer, "x", ratios, target, said if peer == "Trainer" else ""
-        )
+        yield Result(name, peer, "x", ratios, target, said if peer == "Trainer" else "")
 
 
 def _in_turns(size: PeerSize, folder: Path, ways: list[Way], block_steps: int) -> dict[Way, list[float]]:
