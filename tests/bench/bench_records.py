@@ -1,6 +1,7 @@
 """What recording costs the training thread a step: clocks, record, its line in the run folder; with MLflow well, hanging, or off."""
 
 import contextlib
+import io
 import itertools
 import socket
 import tempfile
@@ -62,6 +63,7 @@ def _cost_a_step(folder: Path, name: str, uri: str | None) -> tuple[float, float
         patches.enter_context(mock.patch.object(driver_module, "_LAST_DELIVERY_S", 1.0))
         for owner, part in ((Run, "stamp"), (FileRecorder, "metrics"), (FileRecorder, "decision")):
             patches.enter_context(mock.patch.object(owner, part, waited.timed(clock.running(getattr(owner, part)))))
+        patches.enter_context(contextlib.redirect_stdout(io.StringIO()))  # the run's lines are drawn, and stay out of the table
         train(config, lambda: LocalEngine(config.runtime), lambda *_: None, lambda line: None)
     return clock.spent_s / STEPS, waited.spent_s / STEPS
 
