@@ -204,6 +204,8 @@ MANIFESTS: dict[str, Callable[[Path], None]] = {
     "another schema": _manifest(lambda tree: tree.update(schema_version=99)),
     "schema of text": _manifest(lambda tree: tree.update(schema_version="x")),
     "taken of a number": _manifest(lambda tree: tree.update(taken=1)),
+    "a duration of text": _manifest(lambda tree: tree.update(duration="x")),
+    "a duration of a number": _manifest(lambda tree: tree.update(duration=3)),
 }
 TEXTS: dict[str, bytes] = {
     "broken.gz": gzip.compress(b"a text" * 100)[:25],

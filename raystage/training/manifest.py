@@ -89,6 +89,8 @@ def read_manifest(path: Path) -> Manifest:
             raise TypeError("files is no object")
         if stray := next((name for name in tree["files"] if not is_below(name)), None):
             raise ValueError(f"names a file outside of its folder: {stray!r}")
+        if tree.get("duration") is not None:
+            parse_duration(tree["duration"])
         return Manifest(
             **{
                 **tree,
