@@ -12,6 +12,7 @@ from raystage.devices.available_memory import available_bytes
 from raystage.devices.data_parallel import data_parallel
 from raystage.devices.device import Precision
 from raystage.devices.eager import Eager
+from raystage.devices.float32_products import choose_quick_products
 from raystage.devices.host_memory import keep_freed_memory
 from raystage.devices.profile import TorchProfile
 from raystage.devices.ranks import Ranks
@@ -28,6 +29,7 @@ class Cpu(Eager):
     def prepare(self, threads: int, deterministic: bool) -> None:
         torch.set_num_threads(threads)
         keep_freed_memory()
+        choose_quick_products()
 
     def random_state_kept(self) -> contextlib.AbstractContextManager[object]:
         return torch.random.fork_rng(devices=[])
