@@ -14,6 +14,7 @@ from raystage.devices.device import Precision
 from raystage.devices.eager import Eager
 from raystage.devices.float32_products import choose_quick_products
 from raystage.devices.host_memory import keep_freed_memory
+from raystage.devices.processor import processor
 from raystage.devices.profile import TorchProfile
 from raystage.devices.ranks import Ranks
 
@@ -24,7 +25,7 @@ class Cpu(Eager):
 
     @property
     def name(self) -> str:
-        return platform.processor() or platform.machine()
+        return processor("model name") or platform.machine()
 
     def prepare(self, threads: int, deterministic: bool) -> None:
         torch.set_num_threads(threads)

@@ -6,18 +6,18 @@ whose factors need their bits tells. Of attention's small products, oneDNN has t
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from raystage.devices.processor import processor
+
 _BY_MKL, _BY_ONEDNN = "highest", "medium"
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def choose_quick_products() -> None:
     """For this process from now on: oneDNN's on AMD's processors, where they keep all bits."""
-    if not _is_amd():
+    if processor("vendor_id") != "AuthenticAMD":
         return
     torch.set_float32_matmul_precision(_BY_ONEDNN)
     if not _keeps_all_bits():
@@ -39,10 +39,6 @@ def small_products(run: Callable[[], Tensor], of: Tensor) -> Tensor:
         result.register_hook(lambda _: torch.set_float32_matmul_precision(_BY_MKL))
         of.register_hook(lambda _: torch.set_float32_matmul_precision(usual))
     return result
-
-
-def _is_amd() -> bool:
-    return _CPUINFO.exists() and "AuthenticAMD" in _CPUINFO.read_text()
 
 
 def _keeps_all_bits() -> bool:

@@ -5,7 +5,6 @@
 
 import dataclasses
 import json
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from raystage.devices.device import pick_device
 from tests.bench import bench_peers
 from tests.bench.result import Result
 
@@ -20,7 +20,7 @@ from tests.bench.result import Result
 def main() -> None:
     """Runs the benches and prints their table."""
     on_cuda = any("cuda" in word for word in sys.argv)
-    where = torch.cuda.get_device_name() if on_cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name() if on_cuda else f"{pick_device('cpu').name}, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}; medians of paired runs, lowest to highest")
     results: list[Result] = []
     begin_s = before_s = time.monotonic()

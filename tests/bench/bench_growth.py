@@ -1,13 +1,13 @@
 """Growth against one plain copy of the grown training state: `make bench-growth` at 124M, a small one in `make bench`."""
 
 import dataclasses
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 
+from raystage.devices.device import pick_device
 from raystage.models.spec import ModelSpec
 from tests.bench.growth_memory import extra_peak_ratio
 from tests.bench.growth_state import GPT2_124M, SMALL, doubled, grow_double, tensors_of, training_state
@@ -54,7 +54,8 @@ def count_traffic(spec: ModelSpec) -> Traffic:
 
 def main() -> None:
     """The table of `make bench-growth`."""
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; medians of paired runs, lowest to highest")
+    where = f"{pick_device('cpu').name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{where}; medians of paired runs, lowest to highest")
     extra_peak = extra_peak_ratio()
     measured, traffic = measure(GPT2_124M, pairs=5), count_traffic(GPT2_124M)
     old = state_bytes(tensors_of(training_state(GPT2_124M)))

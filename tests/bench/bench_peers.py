@@ -188,7 +188,7 @@ _LOOPS: dict[str, Callable[[PeerSize, Path, bool, int, Pause], None]] = {
 def main() -> None:
     """Prints the table."""
     on_cuda = any("cuda" in word for word in sys.argv)
-    where = torch.cuda.get_device_name() if on_cuda else f"{N_THREADS} threads, float32"
+    where = torch.cuda.get_device_name() if on_cuda else f"{pick_device('cpu').name}, {N_THREADS} threads, float32"
     print(f"{where}, torch {torch.__version__}; medians of {TURNS} turns, lowest to highest")
     for result in run_on_gpu() if on_cuda else run("--all" in sys.argv):
         print(result.line(), flush=True)

@@ -8,13 +8,13 @@ import argparse
 import concurrent.futures
 import multiprocessing
 import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from raystage.devices.device import pick_device
 from raystage.studies.dynamics import Comparison, compare
 from raystage.studies.equal_loss import Curve
 from tests.bench.dynamics_arms import KINDS, TINY, VARIANTS, Arm, Settings, first_arms, grown_arms
@@ -56,7 +56,7 @@ def _compare(arm: Arm, curves: Mapping[Arm, Curve], settings: Settings) -> Compa
 
 
 def _print(comparisons: Mapping[Arm, Comparison], settings: Settings) -> None:
-    print(f"{platform.machine()}, one thread a run, torch {torch.__version__}; grown slope / from-scratch slope at equal loss")
+    print(f"{pick_device('cpu').name}, one thread a run, torch {torch.__version__}; grown slope / from-scratch slope at equal loss")
     print(f"{'':<24}  {'each seed':<20}  mean  {'lowest to highest':<17}  slope, target's slope, at loss (means)")
     for kind in KINDS:
         for variant in VARIANTS:

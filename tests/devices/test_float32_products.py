@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import raystage.devices.float32_products as products
+import raystage.devices.processor as processor_module
 from raystage.devices.device import pick_device
 from raystage.models.checkpointing import checkpoint_blocks
 from raystage.models.family import build_model
@@ -38,14 +39,14 @@ def test_the_device_picks_by_the_processors_maker(
     cpuinfo = tmp_path / "cpuinfo"
     if maker is not None:
         cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {maker}\n")
-    monkeypatch.setattr(products, "_CPUINFO", cpuinfo)
+    monkeypatch.setattr(processor_module, "_CPUINFO", cpuinfo)
     monkeypatch.setattr(products, "_keeps_all_bits", lambda: True)
     pick_device("cpu").prepare(torch.get_num_threads(), deterministic=False)
     assert torch.get_float32_matmul_precision() == expected
 
 
 def test_a_library_that_rounds_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor_module, "_CPUINFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text("vendor_id\t: AuthenticAMD\n")
     with torch.autocast("cpu", torch.bfloat16):  # as AMX does
         products.choose_quick_products()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raystage.devices import float32_products
+from raystage.devices import processor
 from raystage.tracking.records import RunRecords
 from tests.training.gang_run import assert_same_run
 from tests.training.made_run import configure, train_here
@@ -17,7 +17,7 @@ PLAN = ["training.duration=24 steps", "pacing.at=[0.25, 0.5, 0.75]"]
 def test_losses_through_growth_are_the_same(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(maker: str) -> RunRecords:
         (tmp_path / maker).write_text(f"vendor_id\t: {maker}\n")
-        monkeypatch.setattr(float32_products, "_CPUINFO", tmp_path / maker)
+        monkeypatch.setattr(processor, "_CPUINFO", tmp_path / maker)
         return train_here(configure(tmp_path, [f"name={maker}", *PLAN, f"model.family={family}"]))
 
     torch.set_float32_matmul_precision("highest")
