@@ -1,6 +1,5 @@
 """One corpus into an empty folder: split, tokenizer, token streams, facts."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from raystage.data.progress import Meter, Progress, total_bytes
 from raystage.data.split import HoldOut, KeepApart, Side, SideOf
 from raystage.data.stream_file import StreamWriter
 from raystage.data.tokenizer import TextTokenizer, train_tokenizer
+from raystage.devices.cores import n_cores
 
 LARGEST_FILE_BYTES = 1_000_000_000  # as it lies, of a source that other machines tokenize
 Encode = Callable[[Source, SideOf, OnBytes], Iterator[EncodedDocument]]
@@ -43,7 +43,7 @@ def build_corpus(
     side_of = _split(data)
     tokenizer = tokenizer or _train(data, side_of, progress)
     tokenizer.save(folder / TOKENIZER)
-    n_threads = data.processes or os.cpu_count() or 1
+    n_threads = data.processes or n_cores()
     with (
         ThreadPoolExecutor(n_threads) as threads,
         StreamWriter(folder / TRAIN, tokenizer.vocab_size, tokenizer.eot_id) as train,

@@ -1,13 +1,13 @@
 """Work on large runs in several processes: reading millions of records and drawing take seconds each, and one core a task."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from raystage.devices.cores import n_cores
 from raystage.tracking.records import METRICS_FILE
 
 _LARGE_BYTES = 100_000_000  # below, a second process takes longer to start than it saves
@@ -25,7 +25,7 @@ class SideBySide(Protocol):
 def for_runs(folders: Sequence[Path]) -> Iterator[SideBySide]:
     """A map over processes, one a core, if the runs are large; else the builtin one."""
     n_bytes = sum((folder / METRICS_FILE).stat().st_size for folder in folders if (folder / METRICS_FILE).is_file())
-    n_processes = os.cpu_count() or 1
+    n_processes = n_cores()
     if n_processes == 1 or n_bytes < _LARGE_BYTES:
         yield map
         return

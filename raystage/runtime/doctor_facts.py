@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from raystage.devices.cores import n_cores
 from raystage.runtime.ray_cluster import has_token_authentication
 from raystage.tracking.provenance import versions
 
@@ -71,7 +72,7 @@ def node_facts(folders: Sequence[str]) -> NodeFacts:
     """Of the machine that this runs on."""
     return NodeFacts(
         versions=versions(),
-        n_cpus=os.cpu_count() or 1,
+        n_cpus=n_cores(),
         gpus=tuple(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())),
         pjrt=os.environ.get("PJRT_DEVICE"),
         memory_bytes=psutil.virtual_memory().available,

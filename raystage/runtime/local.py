@@ -13,7 +13,7 @@ from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.engine import EngineError
-from raystage.runtime.worker import cache_of, run_rank, threads_of
+from raystage.runtime.worker import cache_of, run_rank, settle
 from raystage.storage.faults import StorageError
 from raystage.training.errors import CheckpointError, FencedError, RehearsalError, TrainingError
 from raystage.training.ports import Ask
@@ -29,13 +29,14 @@ class LocalEngine:
         self._stop = threading.Event()
         self._handed_out = False
         self._local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self._device = pick_device(runtime.device, int(os.environ.get("LOCAL_RANK", "0")), cache_of(runtime))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self._device = pick_device(runtime.device, local_rank, cache_of(runtime))
         if self._device.backend == "nccl" and self._local_world_size > torch.cuda.device_count():
             raise ValueError(
                 f"torchrun --nproc-per-node {self._local_world_size}: this machine has {torch.cuda.device_count()} GPUs, a rank needs one; "
                 "start as many ranks, or use runtime.device=cpu"
             )
-        self._threads = threads_of(runtime, self._local_world_size)
+        self._threads = settle(self._device, runtime, local_rank, self._local_world_size)
         if torchrun_rank() is not None and not dist.is_initialized():
             dist.init_process_group(self._device.backend)
         self.ranks = Ranks.of_process()

@@ -13,6 +13,7 @@ from ray.exceptions import AuthenticationError
 
 from raystage.config import Config, ConfigError
 from raystage.config.ray_address import LOCAL, check_address
+from raystage.devices.cores import n_cores
 from raystage.training.worker_range import all_ranges
 
 _TOKEN = "RAY_AUTH_TOKEN"
@@ -46,7 +47,7 @@ def connect(config: Config) -> None:
         _guard_with_token()
         # more workers than cores is slow but allowed on one's own machine
         n_workers = max(workers.high for workers in all_ranges(config))
-        ray.init(address=LOCAL, num_cpus=max(os.cpu_count() or 1, n_workers), include_dashboard=False, **quiet)
+        ray.init(address=LOCAL, num_cpus=max(n_cores(), n_workers), include_dashboard=False, **quiet)
 
 
 def cluster_address(config: Config) -> str | None:

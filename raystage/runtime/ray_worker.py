@@ -10,7 +10,7 @@ from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
 from raystage.runtime.controller_actor import ActorController, Worker, join, signs_of_life
 from raystage.runtime.group import Group
-from raystage.runtime.worker import cache_of, run_rank, threads_of
+from raystage.runtime.worker import cache_of, run_rank, settle
 from raystage.training.ports import Ask, Ending
 
 
@@ -22,7 +22,7 @@ def run_worker(assignment: Assignment, group: Group, controller: Any) -> Ending:
         device = pick_device(group.hardware.device, context.get_local_rank(), cache_of(runtime))
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    threads = threads_of(runtime, context.get_local_world_size())
+    threads = settle(device, runtime, context.get_local_rank(), context.get_local_world_size())
     handle: list[ActorController] = []
 
     def remote(attempt: int) -> ActorController:

@@ -2,13 +2,13 @@
 
 import functools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from raystage.config.schema import Runtime
 from raystage.data.progress import Progress, no_progress
+from raystage.devices.cores import keep_near_memory, n_cores
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.assignment import Assignment
@@ -58,7 +58,15 @@ def cache_of(runtime: Runtime) -> Path | None:
 
 def threads_of(runtime: Runtime, n_workers: int = 1) -> int:
     """[threads] of each of `n_workers` on this machine."""
-    return runtime.threads_per_worker or max(1, (os.cpu_count() or 1) // n_workers)
+    return runtime.threads_per_worker or max(1, n_cores() // n_workers)
+
+
+def settle(device: Device, runtime: Runtime, place: int, n_here: int) -> int:
+    """This worker's [threads]; on CPUs near its memory from now on. `place`: of `n_here` workers on this machine."""
+    threads = threads_of(runtime, n_here)
+    if device.torch_device.type == "cpu":
+        keep_near_memory(place, n_here)
+    return threads
 
 
 def run_rank(

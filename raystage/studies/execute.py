@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raystage.config import ConfigError, dump
 from raystage.config.study import Study
+from raystage.devices.cores import n_cores
 from raystage.studies.one_run import ENDED, STOPPED
 from raystage.studies.runs import StudyRun, budget_of, due_runs, foreseen_runs
 from raystage.studies.study_folder import RUN_FILE, StudyFolder
@@ -124,7 +125,7 @@ def slots_of(study: Study) -> int:
     """How many runs go side by side."""
     if study.keys.at_once is not None:
         return study.keys.at_once
-    return len(_gpus(study)) or max(1, (os.cpu_count() or 1) // _threads(study))
+    return len(_gpus(study)) or max(1, n_cores() // _threads(study))
 
 
 def _gpus(study: Study) -> list[str]:

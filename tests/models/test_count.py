@@ -30,9 +30,28 @@ def test_no_layer_is_the_head_alone() -> None:
     assert (matmul_parameters(none), flops_per_token(none, 16)) == (1024, 6 * 1024)
 
 
-def test_mfu_is_the_share_of_the_dense_bf16_peak_of_a_known_device() -> None:
-    assert mfu(494.5e12, "NVIDIA H100 80GB HBM3") == pytest.approx(0.5)
-    assert mfu(156e12, "NVIDIA A100-SXM4-40GB") == pytest.approx(0.5)
-    assert mfu(60.5e12, "NVIDIA L4") == pytest.approx(0.5)
-    assert mfu(181e12, "NVIDIA L40S") == pytest.approx(0.5)
-    assert mfu(1e12, "x86_64") is None
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+        ("Tesla T4", 65e12),
+    ],
+)
+def test_mfu_is_the_share_of_the_dense_bf16_peak_of_a_known_device(name: str, peak: float) -> None:
+    assert mfu(peak / 2, name) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["AMD EPYC", "NVIDIA A10G", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA RTX 4000 Ada Generation"])
+def test_mfu_is_not_told_of_others(name: str) -> None:
+    assert mfu(1e12, name) is None

@@ -143,7 +143,7 @@ def test_the_same_records_make_the_same_page(run_dir: Path) -> None:
 def test_large_runs_in_several_processes_make_the_same_page(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     static = write_made_run(tmp_path / "static", (MadeStage(128, 4, 128, 30, workers=4),), seed=2)
     monkeypatch.setattr(side_by_side, "_LARGE_BYTES", 1)
-    monkeypatch.setattr(side_by_side.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(side_by_side, "n_cores", lambda: 2)
     assert build_report([run_dir, static], tmp_path / "out").read_text() == page_of(run_dir, static)
     (static / "metrics.jsonl").write_text("{\n")
     with pytest.raises(ConfigError, match=r"metrics\.jsonl:1: not a JSON object"):
