@@ -26,8 +26,8 @@ class Wanted:
 
 
 class Reader:
-    """Reads ahead, in a thread: the next step, or a block of several where steps are small. A batch depends on seed, place and what is
-    wanted alone, whether it was read ahead or not."""
+    """Reads ahead, in a thread: the next step, or a block of several where steps are small, each twice the one before. A batch depends on
+    seed, place and what is wanted alone, whether it was read ahead or not."""
 
     def __init__(self, rows: Rows, seed: int, cutting: Cutting) -> None:
         self._rows, self._order, self._cutting = rows, RowOrder(len(rows), seed), cutting
@@ -49,14 +49,20 @@ class Reader:
 
     def _begin(self, block: deque[tuple[Cut, Batch]], wanted: Wanted) -> None:
         """Of this block the batches come now; the thread reads the block after it."""
-        n_steps = max(1, BLOCK_TOKENS * wanted.n_shares // (wanted.n_sequences * wanted.seq_len_tokens))
+        most = max(1, BLOCK_TOKENS * wanted.n_shares // (wanted.n_sequences * wanted.seq_len_tokens))
         self._block = block
-        self._ahead = self._thread.submit(self._read_block, block[-1][0].place_after, wanted, n_steps)
+        self._ahead = self._thread.submit(self._read_block, block[-1][0].place_after, wanted, min(2 * len(block), most))
 
     def _read_block(self, place: Place, wanted: Wanted, n_steps: int) -> deque[tuple[Cut, Batch]]:
+        """Up to `n_steps`; it ends before one that cannot be read, whose error belongs to the step that wants it."""
         block: deque[tuple[Cut, Batch]] = deque()
         for _ in range(n_steps):
-            block.append(self._read(place, wanted))
+            try:
+                block.append(self._read(place, wanted))
+            except Exception:
+                if block:
+                    break
+                raise
             place = block[-1][0].place_after
         return block
 

@@ -1,6 +1,7 @@
 """The CPU: gloo between ranks, threads set by hand (Ray gives a worker one)."""
 
 import contextlib
+import functools
 import platform
 from typing import Literal
 
@@ -23,7 +24,7 @@ class Cpu(Eager):
     backend: Literal["gloo"] = "gloo"
     torch_device = torch.device("cpu")
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         return processor("model name") or platform.machine()
 

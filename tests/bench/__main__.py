@@ -1,66 +1,51 @@
 """All benches but the longest, one after the other: `make bench`. Prints the table and writes bench.json into the working folder.
 
-`--device cuda`: those of a GPU alone.
+Each runs in a process of its own, on all cores: what one sets (threads, memory, libraries) is not there for the next.
+`--device cuda`: those of a GPU alone; `--nanogpt FOLDER`: a copy of nanoGPT to time in the place of a loop of its shape.
 """
 
-import dataclasses
-import json
+import importlib
+import multiprocessing
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
-
+from raystage.devices.cores import n_cores
 from raystage.devices.device import pick_device
 from tests.bench import bench_peers
 from tests.bench.result import Result
+from tests.bench.table import Table
+
+# a GPU's machine may have no Ray, which some of these need
+ON_CPU = (
+    *("bench_step", "bench_controller", "bench_controller_day", "bench_pacing", "bench_records", "bench_growth", "bench_transition"),
+    *("bench_save", "bench_prepare", "bench_report", "bench_start", "bench_data_wait", "bench_workers"),
+)
 
 
-def main() -> None:
+def main() -> int:
     """Runs the benches and prints their table."""
-    on_cuda = any("cuda" in word for word in sys.argv)
-    where = torch.cuda.get_device_name() if on_cuda else f"{pick_device('cpu').name}, {torch.get_num_threads()} threads"
-    print(f"{where}, torch {torch.__version__}; medians of paired runs, lowest to highest")
-    results: list[Result] = []
-    begin_s = before_s = time.monotonic()
-    for result in bench_peers.run_on_gpu() if on_cuda else _on_cpu():
-        results.append(result)
-        now_s = time.monotonic()
-        print(f"{result.line()} [took {now_s - before_s:.0f} s]", flush=True)
-        before_s = now_s
-        Path("bench.json").write_text(json.dumps([dataclasses.asdict(each) for each in results], indent=1))
-    missed = ", ".join(f"{result.name} ({result.against})" for result in results if result.is_missed)
-    said = f"missed, with profiles in docs/benchmarks.md: {missed}" if missed else "all targets met"
-    print(f"{(time.monotonic() - begin_s) / 60:.0f} minutes; {said}")
+    said = bench_peers.arguments().parse_args()
+    table = Table(Path("bench.json"), said.device == "cuda")
+    for result in bench_peers.run_on_gpu(said.nanogpt) if said.device == "cuda" else _on_cpu(said.nanogpt):
+        table.add(result)
+    return table.end()
 
 
-def _on_cpu() -> Iterator[Result]:
-    # a GPU's machine may have no Ray, which some of these need
-    from tests.bench import (
-        bench_controller,
-        bench_controller_day,
-        bench_data_wait,
-        bench_growth,
-        bench_pacing,
-        bench_prepare,
-        bench_records,
-        bench_report,
-        bench_save,
-        bench_start,
-        bench_step,
-        bench_transition,
-        bench_workers,
-    )
+def _on_cpu(nanogpt: Path | None) -> Iterator[Result]:
+    for name in ON_CPU:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            yield from fresh.submit(_results, name).result()
+    yield from bench_peers.run_small(nanogpt)
 
-    simulated = (bench_controller, bench_controller_day)
-    measured = (bench_pacing, bench_records, bench_growth, bench_transition, bench_save, bench_prepare, bench_report, bench_start)
-    for bench in (bench_step, *simulated, *measured):
-        yield bench.run()
-    yield from bench_data_wait.run()
-    yield from bench_workers.run()
-    yield from bench_peers.run_small()
+
+def _results(name: str) -> list[Result]:
+    """Of one bench, here."""
+    pick_device("cpu").prepare(n_cores(), deterministic=False)
+    found = importlib.import_module(f"tests.bench.{name}").run()
+    return [found] if isinstance(found, Result) else list(found)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -47,7 +47,7 @@ def run() -> Result:
     with tempfile.TemporaryDirectory() as folder:
         spent_us = [_cost_a_step(Path(folder), f"cost-{number}") * 1e6 for number in range(3)]
     ratios = tuple(us / (TARGET_S * 1e6) for us in spent_us)
-    return Result("pacing, CPU time a step", "100 us", "x", ratios, "<= 1", f"{spent_us[-1]:.0f} us")
+    return Result("pacing, CPU time a step", "100 us", "x", ratios, "<= 1", f"{spent_us[-1]:.0f} us", "<= 1")
 
 
 def wall_clock() -> str:

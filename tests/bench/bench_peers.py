@@ -2,16 +2,18 @@
 
 Each with compile and without, its faster way against our faster one. Loops run whole (data, logging, records), each in a process of its
 own, and take turns of some steps. `python -m tests.bench.bench_peers`: float32 on the CPU, the 124M model without compile; `--all`: then
-with it too, like against like (15 minutes more); `--device cuda`: bf16 on a GPU, with neither Ray nor MLflow.
+with it too, like against like (15 minutes more); `--device cuda`: bf16 on a GPU, with neither Ray nor MLflow; `--nanogpt FOLDER`: a copy of
+nanoGPT itself in the place of the loop of its shape. Writes bench_peers.json into the working folder.
 """
 
+import argparse
 import functools
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,69 +28,74 @@ from raystage.models.count import flops_per_token, mfu
 from raystage.runtime.worker import run_rank
 from raystage.training.policy import plan_of
 from raystage.training.stage_model import spec_of
-from tests.bench import nanogpt_loop
+from tests.bench import nanogpt_itself, nanogpt_loop
 from tests.bench.arm import Arm, Pause
 from tests.bench.endless_run import endless
 from tests.bench.peer_size import PeerSize, gpt2, on_gpu, small
 from tests.bench.result import Result
+from tests.bench.table import Table
 from tests.training.made_run import assign
 
 N_THREADS = os.cpu_count() or 1
 TURNS = 7
+OURS, TRAINER = "raystage", "Trainer"
+GATE, TARGETS = ">= 1.00", (">= 1.10", ">= 1.25")  # of nanoGPT's, of the Trainer
 Way = tuple[str, bool]  # a loop's name, and whether it is compiled
+Loops = Mapping[str, Callable[[PeerSize, Path, bool, int, Pause], None]]
+MakeArm = Callable[[Way], AbstractContextManager[Arm]]
 
 
-def run_small() -> Iterator[Result]:
-    """On the CPU, the 14M model: two lines for each length."""
+def run_small(nanogpt: Path | None = None) -> Iterator[Result]:
+    """On the CPU, the 14M model: two lines for each length. `nanogpt`: a copy of it."""
     for length in (256, 1024):
-        yield from _compare(small(length), (False, True), 1)
+        yield from _compare(small(length), (False, True), 1, loops(nanogpt))
 
 
-def run(everything: bool = False) -> Iterator[Result]:
+def run(nanogpt: Path | None = None, everything: bool = False) -> Iterator[Result]:
     """The 124M model too."""
-    yield from run_small()
+    yield from run_small(nanogpt)
     for compiled in (False, True)[: 1 + everything]:
         for length in (256, 1024):  # six loops of this model at once are 30 GB
-            yield from _compare(gpt2(length), (compiled,), 1)
+            yield from _compare(gpt2(length), (compiled,), 1, loops(nanogpt))
 
 
-def run_on_gpu() -> Iterator[Result]:
+def run_on_gpu(nanogpt: Path | None = None) -> Iterator[Result]:
     """Two lines for each size."""
     for size in on_gpu():
-        yield from _compare(size, (False, True), 10)
+        yield from _compare(size, (False, True), 10, loops(nanogpt))
 
 
-def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int) -> Iterator[Result]:
-    ways = [(name, compile_) for name in _LOOPS for compile_ in compiled]
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = (_in_turns if size.device == "cpu" else _one_by_one)(size, Path(folder), ways, block_steps)
+def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int, loops: Loops) -> Iterator[Result]:
+    ways = [(name, compile_) for name in loops for compile_ in compiled]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        make = functools.partial(_arm, size, Path(folder), loops, block_steps)
+        seconds = _in_turns(ways, make, stack) if size.device == "cpu" else _one_by_one(ways, make)
         rates = {_called(way): block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
         said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, Path(folder), rate)}" for name, rate in rates.items())
-    fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in _LOOPS}
-    ours, name = seconds[fastest["raystage"]], f"step, {size.name}{', compiled' * all(compiled)}"
-    for peer, target in (("nanoGPT's loop", ">= 1.10"), ("Trainer", ">= 1.25")):
+    fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in loops}
+    ours, name = seconds[fastest[OURS]], f"step, {size.name}{', compiled' * all(compiled)}"
+    for peer, target in zip((peer for peer in loops if peer != OURS), TARGETS, strict=True):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
-        yield Result(name, peer, "x", ratios, target, said if peer == "Trainer" else "")
+        yield Result(name, peer, "x", ratios, target, said if peer == TRAINER else "", GATE)
 
 
-def _in_turns(size: PeerSize, folder: Path, ways: list[Way], block_steps: int) -> dict[Way, list[float]]:
+def _in_turns(ways: list[Way], make: MakeArm, stack: ExitStack) -> dict[Way, list[float]]:
     """Seconds of the blocks of each: others use a CPU too, and slow all of them alike."""
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    with ExitStack() as stack:
-        arms = {way: stack.enter_context(_arm(size, folder, *way, block_steps)) for way in ways}
-        for arm in (*arms.values(), *arms.values()):
-            arm.block()  # imports, memory, compiling
-        for i in range(TURNS):
-            for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
-                seconds[way].append(arms[way].block())
+    arms = {way: stack.enter_context(make(way)) for way in ways}
+    for arm in (*arms.values(), *arms.values()):
+        arm.block()  # imports, memory, compiling
+    for i in range(TURNS):
+        for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
+            seconds[way].append(arms[way].block())
     return seconds
 
 
-def _one_by_one(size: PeerSize, folder: Path, ways: list[Way], block_steps: int) -> dict[Way, list[float]]:
+def _one_by_one(ways: list[Way], make: MakeArm) -> dict[Way, list[float]]:
     """The same where memory holds one loop, and nobody else is at work: a GPU."""
     seconds = {}
     for way in ways:
-        with _arm(size, folder, *way, block_steps) as arm:
+        with make(way) as arm:
             for _ in range(2):
                 arm.block()  # imports, memory, compiling
             seconds[way] = [arm.block() for _ in range(TURNS)]
@@ -110,9 +117,9 @@ def _mfu_words(size: PeerSize, folder: Path, tokens_per_s: float) -> str:
 
 
 @contextmanager
-def _arm(size: PeerSize, folder: Path, name: str, compile_: bool, block_steps: int) -> Iterator[Arm]:
-    train = functools.partial(_LOOPS[name], size, folder / name, compile_, block_steps)
-    arm = Arm(_called((name, compile_)), train, N_THREADS)
+def _arm(size: PeerSize, folder: Path, loops: Loops, block_steps: int, way: Way) -> Iterator[Arm]:
+    name, compile_ = way
+    arm = Arm(_called(way), functools.partial(loops[name], size, folder / name, compile_, block_steps), N_THREADS)
     try:
         yield arm
     finally:
@@ -138,6 +145,10 @@ def _raystage(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pa
 
 def _nanogpt(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
     nanogpt_loop.train(size, _tokens(size, folder), compile_, block_steps, pause)
+
+
+def _nanogpt_itself(source: Path, size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
+    nanogpt_itself.train(source, size, _tokens(size, folder), compile_, block_steps, pause)
 
 
 def _trainer(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
@@ -178,21 +189,43 @@ def _tokens(size: PeerSize, folder: Path) -> Path:
     return assign(_config(size, folder, False, 1)).corpus_folder / TRAIN
 
 
-_LOOPS: dict[str, Callable[[PeerSize, Path, bool, int, Pause], None]] = {
-    "raystage": _raystage,
-    "nanoGPT's loop": _nanogpt,
-    "Trainer": _trainer,
-}
+def loops(nanogpt: Path | None) -> Loops:
+    """By name: ours, nanoGPT's and the Trainer's."""
+    theirs = {"nanoGPT's loop": _nanogpt} if nanogpt is None else {"nanoGPT": functools.partial(_nanogpt_itself, nanogpt)}
+    return {OURS: _raystage, **theirs, TRAINER: _trainer}
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """Of the command lines that time peers."""
+
+    def copy_of_nanogpt(name: str) -> Path:
+        if not (Path(name) / "train.py").is_file():
+            raise argparse.ArgumentTypeError(f"{name}: no train.py there; it takes the folder of a copy of nanoGPT")
+        return Path(name).resolve()
+
+    def device(name: str) -> str:
+        if name == "cuda" and not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError("cuda: torch sees no GPU here")
+        return name
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", type=device, choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--nanogpt", type=copy_of_nanogpt, metavar="FOLDER", help="a copy of nanoGPT, timed in the place of a loop of its shape"
+    )
+    return parser
+
+
+def main() -> int:
     """Prints the table."""
-    on_cuda = any("cuda" in word for word in sys.argv)
-    where = torch.cuda.get_device_name() if on_cuda else f"{pick_device('cpu').name}, {N_THREADS} threads, float32"
-    print(f"{where}, torch {torch.__version__}; medians of {TURNS} turns, lowest to highest")
-    for result in run_on_gpu() if on_cuda else run("--all" in sys.argv):
-        print(result.line(), flush=True)
+    parser = arguments()
+    parser.add_argument("--all", action="store_true", help="the 124M model compiled too")
+    said = parser.parse_args()
+    table = Table(Path("bench_peers.json"), said.device == "cuda")
+    for result in run_on_gpu(said.nanogpt) if said.device == "cuda" else run(said.nanogpt, said.all):
+        table.add(result)
+    return table.end()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -52,7 +52,9 @@ def run(strategy: str = "fsdp") -> Result:
         f"{statistics.median(slowest.cpu_ratios):.2f} x by CPU time; stops for {slowest.save_s:.3f} s, a copy {slowest.copy_s:.3f} s; "
         f"on disk after {slowest.whole_s:.1f} s"
     )
-    return Result(f"a save under {strategy}, {N_RANKS} ranks", "one host copy of a rank's state", "x", slowest.ratios, "<= 1", detail)
+    return Result(
+        f"a save under {strategy}, {N_RANKS} ranks", "one host copy of a rank's state", "x", slowest.ratios, "<= 1", detail, "<= 1.5"
+    )
 
 
 def _measure(ranks: Ranks, config: Config, folder: Path) -> Measured:

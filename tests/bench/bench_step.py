@@ -36,7 +36,7 @@ SPEC = ModelSpec(
 
 
 def run() -> Result:
-    """14M-class GPT-2, float32, this machine's threads."""
+    """GPT-2 of 4M parameters, float32, this machine's threads."""
     tokens = torch.randint(0, SPEC.vocab_size, (STEPS, ROWS, LENGTH + 1))
     batches = [Batch(t[:, :-1].contiguous(), t[:, 1:].contiguous()) for t in tokens]
     device, settings = pick_device("cpu"), Training(optimizer=Optimizer(lr=1e-3))

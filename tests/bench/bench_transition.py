@@ -49,6 +49,7 @@ def run() -> Result:
         tuple(ratios),
         "<= 1.5",
         f"stages {each}; compiled in {found.compile_s:.0f} s",
+        "<= 2",
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """`ratios`: one a pair of runs, ours over the other's; `target`: what the median must meet, like `>= 0.90`; in brackets one for others
-    to meet."""
+    """`ratios`: one a pair of runs, ours over the other's; `target`: what the median is to meet, like `>= 0.90`, or in brackets what others
+    are to; `gate`: what it must meet."""
 
     name: str
     against: str
@@ -16,6 +16,7 @@ class Result:
     ratios: tuple[float, ...]
     target: str
     detail: str
+    gate: str = ""
 
     @property
     def median(self) -> float:
@@ -24,14 +25,23 @@ class Result:
     @property
     def is_missed(self) -> bool:
         """Whether there is a target, and the median lies on the wrong side of it."""
-        sign, _, bound = self.target.partition(" ")
-        return (sign == "<=" and self.median > float(bound)) or (sign == ">=" and self.median < float(bound))
+        return self._misses(self.target)
+
+    @property
+    def misses_gate(self) -> bool:
+        """The same of a gate."""
+        return self._misses(self.gate)
 
     def line(self) -> str:
         """One line of the table."""
         spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
         target = f"target {self.target:<10} {'missed' if self.is_missed else '':<6}"
-        return f"{self.name:<44} {self.against:<34} {self.median:>7.2f} {self.unit:<4} ({spread})  {target} {self.detail}"
+        gate = f"gate {self.gate} {'MISSED ' if self.misses_gate else ''}" if self.gate else ""
+        return f"{self.name:<44} {self.against:<34} {self.median:>7.2f} {self.unit:<4} ({spread})  {target} {gate}{self.detail}"
+
+    def _misses(self, bound: str) -> bool:
+        sign, _, number = bound.partition(" ")
+        return (sign == "<=" and self.median > float(number)) or (sign == ">=" and self.median < float(number))
 
 
 def paired(ours: Callable[[], float], other: Callable[[], float], pairs: int) -> Sequence[float]:

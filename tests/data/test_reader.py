@@ -96,27 +96,27 @@ def test_small_steps_are_read_in_blocks_of_so_many_tokens_of_a_rank(
         place = reader.read(place, wanted)[0].place_after
 
     step()
-    assert watched.next(4) == [(False, 0), (True, 4), (True, 8), (True, 12)]
+    assert watched.next(3) == [(False, 0), (True, 4), (True, 8)], "twice as many as the first one alone"
     step()
-    assert watched.next(3) == [(True, 16), (True, 20), (True, 24)], "the block after the one that is used now"
-    step()
+    assert watched.next(3) == [(True, 12), (True, 16), (True, 20)], "no more, while those before them are used"
     step()
     with pytest.raises(queue.Empty):
         watched.reads.get(timeout=0.2)
     step()
-    assert watched.next(3) == [(True, 28), (True, 32), (True, 36)]
+    assert watched.next(3) == [(True, 24), (True, 28), (True, 32)]
 
 
-def test_an_error_ahead_is_raised_at_the_step_that_wants_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "BLOCK_TOKENS", 1)
-
+@pytest.mark.parametrize("block_steps", [1, 3])
+def test_an_error_ahead_is_raised_at_the_step_that_wants_the_batch(block_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiled(rows: Rows, order: RowOrder, cut_: Cut, *others: Any) -> Batch:
-        if cut_.position[0] == 4:
+        if cut_.position[0] == 8:
             raise OSError("the disk is gone")
         return read_batch(rows, order, cut_, *others)
 
+    monkeypatch.setattr(reader_module, "BLOCK_TOKENS", block_steps * 4 * 8)
     monkeypatch.setattr(reader_module, "read_batch", spoiled)
-    reader, wanted = Reader(rows(), SEED, "truncate"), Wanted(4, 8, 0, 1)
-    cut_, _ = reader.read(Place(), wanted)
+    reader, place, wanted = Reader(rows(), SEED, "truncate"), Place(), Wanted(4, 8, 0, 1)
+    for _ in range(2):
+        place = reader.read(place, wanted)[0].place_after
     with pytest.raises(OSError, match="the disk is gone"):
-        reader.read(cut_.place_after, wanted)
+        reader.read(place, wanted)
