@@ -1,62 +1,64 @@
-"""First step of each stage against its steady step, compiled by inductor and rehearsed before. Needs a C++ compiler."""
+"""The first step of each stage against its steady steps: whole runs through longer sequences and growth, eager and compiled by inductor.
+The preflight has made all of its code. Needs a C++ compiler.
+"""
 
-import dataclasses
+import os
 import shutil
 import statistics
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
-import torch
-
-from raystage.config import from_tree
-from raystage.data.batch import Batch
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
-from raystage.models.spec import ModelSpec
-from raystage.training.rehearsal import rehearse
-from raystage.training.state import assemble
-from raystage.training.step import train_step
-from tests.bench.bench_step import SPEC
+from raystage.runtime.worker import run_rank
+from raystage.training.loop import Loop
 from tests.bench.result import Result
+from tests.training.made_run import assign, configure
 
-STEPS, BATCH_TOKENS = 7, 2048
-SMALL = dataclasses.replace(SPEC, n_layer=2, d_model=128, n_head=4, n_kv_head=4, d_ff=512)
-WIDER = dataclasses.replace(SMALL, d_model=256, n_head=8, n_kv_head=8, d_ff=1024)
-STAGES = [(SMALL, 64), (SMALL, 128), (WIDER, 128), (WIDER, 256)]
+STAGE_STEPS, N_STAGES = 12, 5
+PLAN = [
+    "model={context_length: 256, n_layer: 4, d_model: 256, n_head: 4}",
+    "pacing={rule: table, lengths: [64, 128, 256], depths: [2, 4], widths: [128, 256], at: [0.2, 0.4, 0.6, 0.8], check_every_steps: 4}",
+    f"training.duration={N_STAGES * STAGE_STEPS} steps",
+    "training.preflight=true",
+    "training.batch_tokens=2048",
+    "training.micro_batch_tokens=2048",
+    "validation={every_steps: 1000, rows: 8}",
+    "checkpoint={every_steps: 1000, every_minutes: null}",
+]
 
 
-def run() -> Result:
-    """Two lengths, a doubled width, a third length; each stage begins with a model of its own, as after growth."""
+def run() -> Iterator[Result]:
+    """Two lines."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise RuntimeError("inductor compiles C++ and finds no compiler here: install g++")
-    config = from_tree({"training": {"compile": True, "batch_tokens": BATCH_TOKENS, "micro_batch_tokens": BATCH_TOKENS}})
-    device = pick_device("cpu")
-    device.prepare(torch.get_num_threads(), deterministic=False)
-    found = rehearse(config, STAGES, device, Ranks(), BATCH_TOKENS)
-    ratios = []
-    for spec, length in STAGES:
-        machinery = assemble(spec, config, device, Ranks())
-        seconds = []
-        for batch in _batches(spec, length):
-            begin_s = time.perf_counter()
-            train_step(machinery, batch, BATCH_TOKENS, Ranks(), device, config.training, None)
-            seconds.append(time.perf_counter() - begin_s)
-        ratios.append(seconds[0] / statistics.median(seconds[1:]))
-    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    return Result(
-        "first step of a stage, compiled",
-        "steady step",
-        "x",
-        tuple(ratios),
-        "<= 1.5",
-        f"stages {each}; compiled in {found.compile_s:.0f} s",
-        "<= 2",
-    )
+    for name, compile_ in (("eager", False), ("compiled", True)):
+        seconds = _seconds_of_steps(compile_)
+        stages = [seconds[first : first + STAGE_STEPS] for first in range(0, len(seconds), STAGE_STEPS)]
+        ratios = tuple(stage[0] / statistics.median(stage[1:]) for stage in stages[1:])
+        said = ", ".join(f"{1e3 * stage[0]:.0f} of {1e3 * statistics.median(stage[1:]):.0f} ms" for stage in stages[1:])
+        yield Result(f"first step of a stage, {name}", "steady step", "x", ratios, "<= 1.50", said, "<= 2")
 
 
-def _batches(spec: ModelSpec, length: int) -> list[Batch]:
-    tokens = torch.randint(spec.vocab_size, (STEPS, BATCH_TOKENS // length, length + 1))
-    return [Batch(t[:, :-1].contiguous(), t[:, 1:].contiguous()) for t in tokens]
+def _seconds_of_steps(compile_: bool) -> list[float]:
+    """Of every step of a run; what changes a stage lies between them."""
+    honest, seconds = Loop._train_one_step, list[float]()
+
+    def timed(loop: Loop, *args: Any) -> None:
+        begin_s = time.perf_counter()
+        honest(loop, *args)
+        seconds.append(time.perf_counter() - begin_s)
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Loop, "_train_one_step", timed):
+        config = configure(Path(folder), ["name=transition", *PLAN, f"training.compile={str(compile_).lower()}"])
+        run_rank(assign(config), pick_device("cpu"), Ranks(), threads=os.cpu_count() or 1)
+    return seconds
 
 
 if __name__ == "__main__":
-    print(run().line())
+    for result in run():
+        print(result.line(), flush=True)
