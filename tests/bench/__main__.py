@@ -1,19 +1,14 @@
 """All benches but the longest, one after the other: `make bench`. Prints the table and writes bench.json into the working folder.
 
-Each runs in a process of its own, on all cores: what one sets (threads, memory, libraries) is not there for the next.
 `--device cuda`: those of a GPU alone; `--nanogpt FOLDER`: a copy of nanoGPT to time in the place of a loop of its shape.
 """
 
-import importlib
-import multiprocessing
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from raystage.devices.cores import n_cores
-from raystage.devices.device import pick_device
 from tests.bench import bench_peers
+from tests.bench.fresh import run_fresh
 from tests.bench.result import Result
 from tests.bench.table import Table
 
@@ -35,16 +30,8 @@ def main() -> int:
 
 def _on_cpu(nanogpt: Path | None) -> Iterator[Result]:
     for name in ON_CPU:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            yield from fresh.submit(_results, name).result()
+        yield from run_fresh(name)
     yield from bench_peers.run_small(nanogpt)
-
-
-def _results(name: str) -> list[Result]:
-    """Of one bench, here."""
-    pick_device("cpu").prepare(n_cores(), deterministic=False)
-    found = importlib.import_module(f"tests.bench.{name}").run()
-    return [found] if isinstance(found, Result) else list(found)
 
 
 if __name__ == "__main__":

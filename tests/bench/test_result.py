@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.bench.fresh import run_fresh
 from tests.bench.result import Result, paired
 from tests.bench.table import Table
 
@@ -46,6 +47,14 @@ def test_a_table_says_what_was_missed_and_keeps_it_with_its_conditions(tmp_path:
     assert [result["name"] for result in kept["results"]] == ["one", "two"]
     assert kept["torch"] == torch.__version__
     assert kept["device"] in said
+
+
+@pytest.mark.long
+def test_benches_run_in_processes_of_their_own() -> None:
+    threads = torch.get_num_threads()
+    (result,) = run_fresh("bench_pacing")
+    assert result.name == "pacing, CPU time a step"
+    assert torch.get_num_threads() == threads
 
 
 def test_pairs_take_turns_to_be_first_and_one_warms_up() -> None:

@@ -70,6 +70,12 @@ def test_the_readme_says_where_the_slope_ends_beside_the_target() -> None:
     assert f"({difference.mean:+.3f} ± {difference.half_interval:.3f} nats)" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("page", "plus_minus"), [("README.md", "±"), ("docs/studies/README.md", "±"), ("docs/defaults.md", "+-")])
+def test_what_growing_a_quarter_of_the_width_saves_is_quoted_as_it_is(page: str, plus_minus: str) -> None:
+    saved = Spread(tuple(results_in(STUDIES / "growth-small.json")["4xW"]["saved"][-1]["spread"]["values"]))
+    assert f"{saved.mean:.0%} {plus_minus} {saved.half_interval:.0%}" in (ROOT / page).read_text()
+
+
 def test_the_defaults_quote_the_study_as_it_is() -> None:
     said = (ROOT / "docs" / "defaults.md").read_text()
     results = results_in(STUDIES / "everything-small.json")
