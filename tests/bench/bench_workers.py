@@ -1,18 +1,18 @@
 """The 14M model under Ray Train against the same loop in a plain process, and with two workers against one of as many threads."""
 
 import contextlib
-import os
 import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from raystage.devices.cores import n_cores
 from tests.bench.peer_size import small
 from tests.bench.result import Result
 from tests.bench.turns import RunInTurns
 
-N_CORES = os.cpu_count() or 1
-TURNS = 5
+N_CORES = n_cores()
+TURNS = 9
 _RUNS = {
     "plain": ["runtime.engine=local", f"runtime.threads_per_worker={N_CORES}"],
     "ray": ["runtime.engine=ray", "runtime.workers=1", f"runtime.threads_per_worker={N_CORES}"],
@@ -27,14 +27,13 @@ def run() -> Iterator[Result]:
         rates = [[each.turn() for each in runs] for _ in range(TURNS)]
     plain, ray, two = zip(*rates, strict=True)
     names = ("tokens/s, Ray Train, 1 worker", f"tokens/s, 2 workers x {N_CORES // 2} threads")
-    for name, against, ours, theirs, target in (
-        (names[0], "the same in a plain process", ray, plain, ">= 0.98"),
-        (names[1], f"1 worker x {N_CORES} threads", two, ray, ">= 0.90"),
+    for name, against, ours, theirs, target, gate in (
+        (names[0], "the same in a plain process", ray, plain, ">= 0.98", ">= 0.98"),
+        (names[1], f"1 worker x {N_CORES} threads", two, ray, ">= 0.90", ""),
     ):
         ratios = tuple(a / b for a, b in zip(ours, theirs, strict=True))
-        yield Result(
-            name, against, "x", ratios, target, f"{statistics.median(ours):,.0f} against {statistics.median(theirs):,.0f} tokens/s"
-        )
+        said = f"{statistics.median(ours):,.0f} against {statistics.median(theirs):,.0f} tokens/s"
+        yield Result(name, against, "x", ratios, target, said, gate)
 
 
 def main() -> None:
