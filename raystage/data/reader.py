@@ -54,12 +54,12 @@ class Reader:
         self._ahead = self._thread.submit(self._read_block, block[-1][0].place_after, wanted, min(2 * len(block), most))
 
     def _read_block(self, place: Place, wanted: Wanted, n_steps: int) -> deque[tuple[Cut, Batch]]:
-        """Up to `n_steps`; it ends before one that cannot be read, whose error belongs to the step that wants it."""
+        """Up to `n_steps`."""
         block: deque[tuple[Cut, Batch]] = deque()
         for _ in range(n_steps):
             try:
                 block.append(self._read(place, wanted))
-            except Exception:
+            except OSError:  # of the disk; it belongs to the step that wants the batch, which reads again and raises it
                 if block:
                     break
                 raise

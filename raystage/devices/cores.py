@@ -17,9 +17,10 @@ def keep_near_memory(place: int, n_here: int) -> None:
 
     `place`: of the `n_here` workers of this machine. Where these do not share out evenly over the nodes, nothing changes.
     """
-    nodes = _nodes()
-    if len(nodes) > 1 and n_here % len(nodes) == 0:
-        os.sched_setaffinity(0, nodes[place * len(nodes) // n_here])
+    with contextlib.suppress(OSError, ValueError):  # where the system forbids it, or says it otherwise, a worker is slower and no more
+        nodes = _nodes()
+        if len(nodes) > 1 and n_here % len(nodes) == 0:
+            os.sched_setaffinity(0, nodes[place * len(nodes) // n_here])
 
 
 def _allowed() -> set[int]:

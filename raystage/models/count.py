@@ -13,9 +13,20 @@ from raystage.models.spec import ModelSpec
 
 # dense bf16 without sparsity, T4's fp16, FLOP/s per device (NVIDIA data sheets), by words of its name; those with more of them first
 _PEAK_FLOPS = {
-    **{"H100 PCIe": 756e12, "H100 NVL": 835e12, "H200 NVL": 835e12},
-    **{"B200": 2250e12, "GH200": 989e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "A30": 165e12, "A10": 125e12},
-    **{"L40S": 362e12, "L40": 181e12, "L4": 121e12, "T4": 65e12},
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H200 NVL": 835e12,
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A30": 165e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "T4": 65e12,
 }
 
 
@@ -61,7 +72,9 @@ def count_parameters(model: nn.Module) -> int:
 def mfu(flops_per_s_per_device: float, device_name: str) -> float | None:
     """Model FLOPs utilization against the device's dense bf16 peak; None for a device without a known one, or a slice of one (MIG)."""
     words = set(re.split(r"[\s-]+", device_name))
-    peak = next((flops for name, flops in _PEAK_FLOPS.items() if words.issuperset(name.split())), None) if "MIG" not in words else None
+    if "MIG" in words:
+        return None
+    peak = next((flops for name, flops in _PEAK_FLOPS.items() if words.issuperset(name.split())), None)
     return flops_per_s_per_device / peak if peak else None
 
 

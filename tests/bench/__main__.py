@@ -14,8 +14,19 @@ from tests.bench.table import Table
 
 # a GPU's machine may have no Ray, which some of these need
 ON_CPU = (
-    *("bench_step", "bench_controller", "bench_controller_day", "bench_pacing", "bench_records", "bench_growth", "bench_transition"),
-    *("bench_save", "bench_prepare", "bench_report", "bench_start", "bench_data_wait", "bench_workers"),
+    "bench_step",
+    "bench_controller",
+    "bench_controller_day",
+    "bench_pacing",
+    "bench_records",
+    "bench_growth",
+    "bench_transition",
+    "bench_save",
+    "bench_prepare",
+    "bench_report",
+    "bench_start",
+    "bench_data_wait",
+    "bench_workers",
 )
 
 

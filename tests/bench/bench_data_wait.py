@@ -2,7 +2,6 @@
 Whole runs in this process, of which both are timed.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from unittest import mock
 
 from raystage.data.batch import Batch
 from raystage.data.reader import Reader
+from raystage.devices.cores import n_cores
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.worker import run_rank
@@ -49,7 +49,7 @@ def _train(size: PeerSize, folder: Path, n_steps: int) -> tuple[list[float], lis
         mock.patch.object(Batch, "on", places.method()),
         mock.patch.object(Loop, "_train_one_step", steps.method()),
     ):
-        run_rank(assign(config), pick_device(size.device), Ranks(), threads=os.cpu_count() or 1)
+        run_rank(assign(config), pick_device(size.device), Ranks(), threads=n_cores())
     placed_s = places.seconds[:n_steps]  # one micro-batch a step; validation comes last
     return [a + b for a, b in zip(waits.seconds, placed_s, strict=True)], steps.seconds
 

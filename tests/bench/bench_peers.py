@@ -8,7 +8,6 @@ nanoGPT itself in the place of the loop of its shape. Writes bench_peers.json in
 
 import argparse
 import functools
-import os
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from raystage.config import Config
 from raystage.data.corpus import TRAIN
+from raystage.devices.cores import n_cores
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, mfu
@@ -36,7 +36,7 @@ from tests.bench.result import Result
 from tests.bench.table import Table
 from tests.training.made_run import assign
 
-N_THREADS = os.cpu_count() or 1
+N_THREADS = n_cores()
 TURNS = 7
 OURS, TRAINER = "raystage", "Trainer"
 GATE, TARGETS = ">= 1.00", (">= 1.10", ">= 1.25")  # of nanoGPT's, of the Trainer
@@ -48,7 +48,7 @@ MakeArm = Callable[[Way], AbstractContextManager[Arm]]
 def run_small(nanogpt: Path | None = None) -> Iterator[Result]:
     """On the CPU, the 14M model: two lines for each length. `nanogpt`: a copy of it."""
     for length in (256, 1024):
-        yield from _compare(small(length), (False, True), 1, loops(nanogpt))
+        yield from _compare(small(length), (False, True), 1, loops_with(nanogpt))
 
 
 def run(nanogpt: Path | None = None, everything: bool = False) -> Iterator[Result]:
@@ -56,13 +56,13 @@ def run(nanogpt: Path | None = None, everything: bool = False) -> Iterator[Resul
     yield from run_small(nanogpt)
     for compiled in (False, True)[: 1 + everything]:
         for length in (256, 1024):  # six loops of this model at once are 30 GB
-            yield from _compare(gpt2(length), (compiled,), 1, loops(nanogpt))
+            yield from _compare(gpt2(length), (compiled,), 1, loops_with(nanogpt))
 
 
 def run_on_gpu(nanogpt: Path | None = None) -> Iterator[Result]:
     """Two lines for each size."""
     for size in on_gpu():
-        yield from _compare(size, (False, True), 10, loops(nanogpt))
+        yield from _compare(size, (False, True), 10, loops_with(nanogpt))
 
 
 def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int, loops: Loops) -> Iterator[Result]:
@@ -189,7 +189,7 @@ def _tokens(size: PeerSize, folder: Path) -> Path:
     return assign(_config(size, folder, False, 1)).corpus_folder / TRAIN
 
 
-def loops(nanogpt: Path | None) -> Loops:
+def loops_with(nanogpt: Path | None) -> Loops:
     """By name: ours, nanoGPT's and the Trainer's."""
     theirs = {"nanoGPT's loop": _nanogpt} if nanogpt is None else {"nanoGPT": functools.partial(_nanogpt_itself, nanogpt)}
     return {OURS: _raystage, **theirs, TRAINER: _trainer}

@@ -5,8 +5,6 @@
 
 import contextlib
 import dataclasses
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from raystage.devices.cores import n_cores
 from raystage.devices.ranks import Ranks
 from raystage.models.family import build_model
 from raystage.training.policy import plan_of
@@ -24,6 +23,7 @@ from raystage.training.stage_model import spec_of
 from tests.bench.endless_run import endless
 from tests.bench.peer_size import PeerSize, on_gpu, small
 from tests.bench.result import Result
+from tests.bench.table import Table
 from tests.bench.turns import RunInTurns
 from tests.gang import gang_of
 
@@ -75,11 +75,11 @@ def _reduce(ranks: Ranks, n_numbers: int) -> float:
 
 def main() -> None:
     """Prints the table."""
-    n_most = int(sys.argv[1]) if len(sys.argv) > 1 else N_GPUS or os.cpu_count() or 1
-    results = list(run(n_most))
-    for result in results:
-        print(result.line(), flush=True)
-    Path("bench_scaling.json").write_text(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+    n_most = int(sys.argv[1]) if len(sys.argv) > 1 else N_GPUS or n_cores()
+    table = Table(Path("bench_scaling.json"), N_GPUS > 0)
+    for result in run(n_most):
+        table.add(result)
+    sys.exit(table.end())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 The preflight has made all of its code. Needs a C++ compiler.
 """
 
-import os
 import shutil
 import statistics
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from raystage.devices.cores import n_cores
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.runtime.worker import run_rank
@@ -55,7 +55,7 @@ def _seconds_of_steps(compile_: bool) -> list[float]:
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Loop, "_train_one_step", timed):
         config = configure(Path(folder), ["name=transition", *PLAN, f"training.compile={str(compile_).lower()}"])
-        run_rank(assign(config), pick_device("cpu"), Ranks(), threads=os.cpu_count() or 1)
+        run_rank(assign(config), pick_device("cpu"), Ranks(), threads=n_cores())
     return seconds
 
 

@@ -4,12 +4,12 @@ import argparse
 import dataclasses
 import itertools
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
+from raystage.devices.cores import n_cores
 from tests.pacing.curves import ar1, crossing_at, default_policy, first_fired
 
 STAGES = ((0, 10_000), (10_000, 50_000), (10_000, 20_000))
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{n_seeds} seeds; delays in % of the way from the stage's begin to its crossing; * under 5% early and 10% late")
     print(f"{'stage':>16} {'threshold':>9} {'noise':>6} {'rho':>4} {'early %':>8} {'median %':>9} {'95% %':>7} {'never %':>8}")
     n_passed = 0
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(n_cores()) as pool:
         everything = list(rows())
         for row, outcome in zip(everything, pool.map(measure, everything, itertools.repeat(n_seeds)), strict=True):
             n_passed += outcome.passes

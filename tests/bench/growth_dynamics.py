@@ -7,13 +7,13 @@ Finished runs are kept in the folder, and a second call goes on with the rest. R
 import argparse
 import concurrent.futures
 import multiprocessing
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from raystage.devices.cores import n_cores
 from raystage.devices.device import pick_device
 from raystage.studies.dynamics import Comparison, compare
 from raystage.studies.equal_loss import Curve
@@ -44,7 +44,7 @@ def main() -> None:
 def _run(arms: Sequence[Arm], settings: Settings, folder: Path) -> None:
     missing = [arm for arm in arms if curve_of(arm, settings, folder) is None]
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+    with concurrent.futures.ProcessPoolExecutor(n_cores(), mp_context=spawn) as pool:
         runs = [pool.submit(run_arm, arm, settings, folder) for arm in missing]
         for number, run in enumerate(concurrent.futures.as_completed(runs), start=1):
             print(f"{run.result()}: done, {number} of {len(missing)}", flush=True)

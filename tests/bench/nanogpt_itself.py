@@ -23,15 +23,23 @@ _NEVER = 10**9
 def train(source: Path, size: PeerSize, tokens: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
     """For ever; the loss is read every 10 steps. `source`: the folder of its train.py."""
     settings = {
-        **{
-            "dataset": "bench",
-            "device": size.device,
-            "dtype": {"float32": "float32", "bf16": "bfloat16"}[size.precision],
-            "compile": compile_,
-        },
-        **{"batch_size": size.rows, "gradient_accumulation_steps": 1, "block_size": size.length, "bias": True},
-        **{"n_layer": size.n_layer, "n_head": size.n_head, "n_embd": size.d_model, "learning_rate": 6e-4, "warmup_iters": 100},
-        **{"max_iters": _NEVER, "eval_interval": _NEVER, "eval_iters": 1, "log_interval": 10},
+        "dataset": "bench",
+        "device": size.device,
+        "dtype": "bfloat16" if size.precision == "bf16" else "float32",
+        "compile": compile_,
+        "batch_size": size.rows,
+        "gradient_accumulation_steps": 1,
+        "block_size": size.length,
+        "bias": True,
+        "n_layer": size.n_layer,
+        "n_head": size.n_head,
+        "n_embd": size.d_model,
+        "learning_rate": 6e-4,
+        "warmup_iters": 100,
+        "max_iters": _NEVER,
+        "eval_interval": _NEVER,
+        "eval_iters": 1,
+        "log_interval": 10,
     }
     with tempfile.TemporaryDirectory() as name, _as_it_expects(source, Path(name), size, tokens), _pausing(block_steps, pause):
         sys.argv = ["train.py", *(f"--{key}={value}" for key, value in settings.items())]

@@ -83,6 +83,19 @@ def test_ten_nodes_come_in_the_order_of_their_numbers(machine: Path) -> None:
     assert os.sched_getaffinity(0) == {2}
 
 
+@pytest.mark.parametrize("texts", [TWO_NODES, ["rubbish\n", "0-3\n"]])
+def test_where_binding_is_forbidden_or_nodes_are_told_otherwise_training_goes_on(
+    texts: list[str], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(pid: int, mine: set[int]) -> None:
+        raise PermissionError
+
+    _numa(machine, texts)
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    keep_near_memory(0, 2)
+    assert os.sched_getaffinity(0) == set(range(16))
+
+
 def test_cores_that_may_not_be_used_are_left_out(machine: Path) -> None:
     _numa(machine, TWO_NODES)
     os.sched_setaffinity(0, {2, 3, 4})
