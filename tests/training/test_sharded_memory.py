@@ -3,11 +3,14 @@
 It is also the watch over what of torch's is not public: `devices/fake_ranks.py`.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raystage.config import Config
 from raystage.devices.ranks import Ranks
@@ -37,7 +40,7 @@ def test_the_peak_of_one_of_two_sharded_workers_is_foretold(whole_bytes: int, tm
             config = configure(tmp_path, [*FSDP, *overrides])
             for accumulates in (False, True):
                 predicted = peak_bytes(config, SMALL, length, tokens, accumulates, world_size=2)
-                # gloo's threads hold what they have sent a moment longer now and then: a block's parameters or two
+                # the least of six: despite `_Settled` gloo holds a block's parameters too long in one of ten
                 peaks = [peak for _ in range(3) for peak in two(_measured_on_rank, config, length, tokens, accumulates, whole_bytes)]
                 assert predicted == pytest.approx(min(peaks), rel=0.05), (name, accumulates)
     assert not dist.is_initialized()
@@ -51,4 +54,15 @@ def test_more_workers_hold_less_each(tmp_path: Path) -> None:
 
 def _measured_on_rank(ranks: Ranks, config: Config, length: int, tokens: int, accumulates: bool, whole_bytes: int) -> int:
     sharding._WHOLE_BYTES = whole_bytes
-    return measured(config, SMALL, length, tokens, accumulates, ranks)
+    with _Settled():
+        return measured(config, SMALL, length, tokens, accumulates, ranks)
+
+
+class _Settled(TorchDispatchMode):
+    """A moment after each collective: gloo's threads let go of what they have sent only when they come to run again."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.namespace == "c10d":
+            time.sleep(0.005)
+        return result
