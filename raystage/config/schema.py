@@ -174,7 +174,7 @@ class Training:
         default="float32",
         description="of gradients that travel between workers; bf16: half as many bytes, and sums as coarse as that (not on xla)",
     )
-    compile: bool = Field(default=False, description="torch.compile the model")
+    compile: bool = Field(default=False, description="torch.compile the model's blocks")
     activation_checkpointing: Literal["none", "full", "auto"] = Field(
         default="none",
         description="blocks that compute activations once more and keep none: no block; all; auto: as few as memory asks for (ddp)",

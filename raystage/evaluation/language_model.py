@@ -18,11 +18,11 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within it `module` has no dropout and keeps no gradients; afterwards it is in the mode it was in."""
+    """Within it `module` has no dropout, keeps no gradients and is not compiled, as it would be anew; afterwards it is as it was."""
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         module.train(was_training)

@@ -18,21 +18,17 @@ _MOST_PIECES = 16
 
 def summed_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     """Over all targets, in float32 or more; those of -100 count nothing. Products are in autocast's type where it is on."""
-    is_compiling = torch.compiler.is_compiling()
-    if not torch.is_grad_enabled() or hidden_ND.device.type == "xla":
-        return cross_entropies(hidden_ND, weight_VD, targets_N).sum()
-    if not is_compiling and len(hidden_ND) <= rows_at_once(len(hidden_ND), *weight_VD.shape):
+    in_one = len(hidden_ND) <= rows_at_once(len(hidden_ND), *weight_VD.shape)
+    if in_one or not torch.is_grad_enabled() or hidden_ND.device.type == "xla":
         return cross_entropies(hidden_ND, weight_VD, targets_N).sum()
     dtype = _product_dtype(hidden_ND)
-    in_pieces = _compiled_in_pieces if is_compiling else _InPieces.apply
-    loss: Tensor = in_pieces(hidden_ND.to(dtype), weight_VD.to(dtype), targets_N)[0]
+    loss: Tensor = _InPieces.apply(hidden_ND.to(dtype), weight_VD.to(dtype), targets_N)[0]
     return loss
 
 
 def cross_entropies(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     """Of each target, shape (N,); 0 for those of -100."""
-    # XLA shares rows out to devices, and would have to move them; a compiler makes a code for each number of pieces
-    if hidden_ND.device.type == "xla" or torch.compiler.is_compiling():
+    if hidden_ND.device.type == "xla":  # it shares rows out to devices, and would have to move them
         return _cross_entropies(hidden_ND, weight_VD, targets_N)
     rows = rows_at_once(len(hidden_ND), *weight_VD.shape)
     pieces = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
@@ -86,15 +82,6 @@ def _piece(hidden: Tensor, weight_VD: Tensor, targets: Tensor, hidden_grad: Tens
     return loss
 
 
-def _keep_gradients(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*output[1:])
-
-
-def _backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
-    hidden_grad, weight_grad = ctx.saved_tensors
-    return hidden_grad * outer[0].to(hidden_grad.dtype), weight_grad * outer[0].to(weight_grad.dtype), None
-
-
 class _InPieces(torch.autograd.Function):
     @staticmethod
     def forward(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,25 +91,10 @@ class _InPieces(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        _keep_gradients(ctx, inputs, output)
+        ctx.save_for_backward(*output[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
-        return _backward(ctx, *outer)
-
-
-# one operation to a compiler, which would unroll the pieces, and make a code for each number of them; elsewhere not, so that what
-# counts operations and their memory sees into it
-@torch.library.custom_op("raystage::cross_entropy_in_pieces", mutates_args=())
-def _compiled_in_pieces(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(hidden_ND.device.type, enabled=False):
-        return _in_pieces(hidden_ND, weight_VD, targets_N)
-
-
-@_compiled_in_pieces.register_fake
-def _shapes(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return hidden_ND.new_empty((), dtype=_wide(hidden_ND)), torch.empty_like(hidden_ND), torch.empty_like(weight_VD)
-
-
-_compiled_in_pieces.register_autograd(_backward, setup_context=_keep_gradients)
+        hidden_grad, weight_grad = ctx.saved_tensors
+        return hidden_grad * outer[0].to(hidden_grad.dtype), weight_grad * outer[0].to(weight_grad.dtype), None

@@ -1,4 +1,4 @@
-"""The model with its loss: one module whose forward is the loss, so that wrappers and compilers see all of it."""
+"""The model with its loss: one module whose forward is the loss, so that wrappers see all of it."""
 
 from torch import Tensor, nn
 

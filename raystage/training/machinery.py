@@ -9,13 +9,12 @@ from raystage.config.schema import Config
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
 from raystage.growth.tensors import TrainingTensors
+from raystage.models.compiled_blocks import compile_blocks
 from raystage.models.count import count_parameters
 from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
 from raystage.training.optimizer import begin_states, make_optimizer, put_states, read_tensors
 from raystage.training.sharding import at_rest, shards
-
-_RECOMPILE_LIMIT = 128  # a plan's model sizes, each for one sequence and for several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +44,8 @@ def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, dev
     if device.is_lazy:
         begin_states(trainee.model, optimizer, device.whole)
     wrapped: nn.Module = trainee.train()
-    is_sharded = shards(config, ranks)
     if config.training.compile and not device.is_lazy:
-        # one code for all lengths and batch sizes, so one a model size; beyond the limit a size would silently run uncompiled
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
-        if not is_sharded:  # there each block is compiled on its own
-            wrapped = torch.compile(wrapped, dynamic=True)  # type: ignore[assignment]
-    if ranks.world_size > 1 and not is_sharded:
+        compile_blocks(trainee.model, trainee.spec)
+    if ranks.world_size > 1 and not shards(config, ranks):
         wrapped = device.wrap(wrapped, config.training.reduce_precision)
     return Machinery(trainee.spec, trainee, wrapped, optimizer, count_parameters(trainee.model))

@@ -146,7 +146,7 @@ class _Rehearser:
         """One micro-batch timed, the runs before it not; with an update, all that a step keeps in memory is there meanwhile."""
         n_sequences = max(1, self.micro_batch_tokens // length)
         compiled = self._config.training.compile
-        first = [n_sequences] * 2 if self._device.is_lazy else _warm_up(n_sequences, length, compiled)
+        first = [n_sequences] * 2 if self._device.is_lazy else _warm_up(n_sequences, compiled)
         warming_s = sum(self._pass(machinery, n, length) for n in first)
         self.compile_s += warming_s if compiled else 0.0
         buckets = None
@@ -181,16 +181,9 @@ class _Rehearser:
         return seconds
 
 
-def _warm_up(n_sequences: int, length: int, compiled: bool) -> list[int]:
-    """How many sequences to run before the timed ones.
-
-    Compiled code is one for a single sequence and one for several, of whatever length; its first inputs must not have as many
-    sequences as tokens in each, which the compiler would take for a rule.
-    """
-    if not compiled:
-        return [1]
-    first = n_sequences - 1 if n_sequences == length else n_sequences
-    return list(dict.fromkeys([first, 1]))
+def _warm_up(n_sequences: int, compiled: bool) -> list[int]:
+    """How many sequences to run before the timed ones: compiled code is one for a single sequence and one for several."""
+    return list(dict.fromkeys([n_sequences, 1])) if compiled else [1]
 
 
 @contextlib.contextmanager

@@ -44,7 +44,6 @@ class Sharding:
 
     mesh: DeviceMesh
     device: torch.device
-    compiled: bool
     checkpointed: bool
     precision: MixedPrecisionPolicy
 
@@ -54,7 +53,7 @@ def sharding_of(config: Config, device: Device, ranks: Ranks) -> Sharding:
     mesh = init_device_mesh(device.torch_device.type, (ranks.world_size,))
     precision = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if config.training.reduce_precision == "bf16" else None)
     checkpointed = config.training.activation_checkpointing == "full"
-    return Sharding(mesh, device.torch_device, config.training.compile, checkpointed, precision)
+    return Sharding(mesh, device.torch_device, checkpointed, precision)
 
 
 def stays_whole(n_parameters: int) -> bool:
@@ -71,8 +70,6 @@ def shard(trainee: Trainee, how: Sharding) -> Trainee:
     checkpoint_blocks(trainee.model, trainee.spec, len(blocks) if how.checkpointed else 0)
     reshard_after_forward = not stays_whole(count_parameters(trainee.model))
     for block in blocks:
-        if how.compiled:
-            block.compile(dynamic=True)  # what gathers and frees its parameters stays outside of compiled code
         fully_shard(block, mesh=how.mesh, reshard_after_forward=reshard_after_forward, mp_policy=how.precision)
     # around the loss: the head is used outside of the model's own forward, and first of all in the backward pass
     fully_shard(trainee, mesh=how.mesh, reshard_after_forward=False, mp_policy=how.precision)

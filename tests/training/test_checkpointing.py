@@ -66,7 +66,8 @@ def test_among_two_ranks_bit_by_bit(folder: Path, two: Gang, strategy: str) -> N
     assert found["full"] == found["plain"]
 
 
-def test_compiled_among_two_ranks(folder: Path, two: Gang) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_compiled_among_two_ranks(folder: Path, two: Gang, strategy: str) -> None:
     plan = [
         "training.duration=8 steps",
         "pacing.depths=null",
@@ -75,9 +76,10 @@ def test_compiled_among_two_ranks(folder: Path, two: Gang) -> None:
         "model.d_model=16",
         "model.n_layer=1",
     ]
-    assignment = assign(configure(folder, ["name=compiled", *plan, FULL, "training.compile=true"]))
+    keys = [FULL, "training.compile=true", f"training.strategy={strategy}"]
+    assignment = assign(configure(folder, [f"name=compiled-{strategy}", *plan, *keys]))
     two(_train_compiled, assignment)
-    assert_same_run(RunRecords.load(assignment.run_dir), train_here(configure(folder, ["name=compiled-plain", *plan])))
+    assert_same_run(RunRecords.load(assignment.run_dir), train_here(configure(folder, [f"name=compiled-plain-{strategy}", *plan])))
 
 
 def _train_counting(ranks: Ranks, assignment: Assignment) -> int:

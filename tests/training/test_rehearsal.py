@@ -204,8 +204,7 @@ def test_a_rehearsed_run_compiles_nothing_more(folder: Path, compiled: list[int]
 def test_more_sizes_than_dynamo_keeps_stay_compiled(folder: Path, compiled: list[int]) -> None:
     """Two widths are four codes. As many sequences as tokens in each must not become a rule for later shapes."""
     config = configure(folder, ["training.compile=true"])
-    bare = dataclasses.replace(SPEC, n_layer=0)
-    specs = [dataclasses.replace(bare, d_model=8 * n, n_head=n, n_kv_head=n, d_ff=32 * n) for n in (1, 2)]
+    specs = [dataclasses.replace(SPEC, d_model=8 * n, n_head=n, n_kv_head=n, d_ff=32 * n) for n in (1, 2)]
     with torch._dynamo.config.patch(recompile_limit=2):
         rehearse(config, [(spec, 16) for spec in specs], CPU, Ranks(), 16 * 16)
         before = len(compiled)
