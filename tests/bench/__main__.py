@@ -28,13 +28,14 @@ ON_CPU = (
     "bench_data_wait",
     "bench_workers",
 )
+ON_GPU = ("bench_data_wait", "bench_transition")
 
 
 def main() -> int:
     """Runs the benches and prints their table."""
     said = bench_peers.arguments().parse_args()
     table = Table(Path("bench.json"), said.device == "cuda")
-    for result in bench_peers.run_on_gpu(said.nanogpt) if said.device == "cuda" else _on_cpu(said.nanogpt):
+    for result in _on_gpu(said.nanogpt) if said.device == "cuda" else _on_cpu(said.nanogpt):
         table.add(result)
     return table.end()
 
@@ -43,6 +44,12 @@ def _on_cpu(nanogpt: Path | None) -> Iterator[Result]:
     for name in ON_CPU:
         yield from run_fresh(name)
     yield from bench_peers.run_small(nanogpt)
+
+
+def _on_gpu(nanogpt: Path | None) -> Iterator[Result]:
+    for name in ON_GPU:
+        yield from run_fresh(name, "cuda")
+    yield from bench_peers.run_on_gpu(nanogpt)
 
 
 if __name__ == "__main__":

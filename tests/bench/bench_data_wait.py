@@ -2,9 +2,10 @@
 Whole runs in this process, of which both are timed.
 """
 
+import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,21 +18,30 @@ from raystage.devices.ranks import Ranks
 from raystage.runtime.worker import run_rank
 from raystage.training.loop import Loop
 from tests.bench.endless_run import endless
-from tests.bench.peer_size import PeerSize, small
+from tests.bench.peer_size import PeerSize, on_gpu, small
 from tests.bench.result import Result
 from tests.training.made_run import assign
 
 N_BLOCKS = 5
-SIZES = (
-    (PeerSize("quickstart's first stage", 512, 1, 1, 32, 32, 64), 100),
-    (PeerSize("quickstart's last stage", 512, 2, 2, 64, 128, 16), 100),
-    (small(256), 4),
+QUICKSTART = (
+    PeerSize("quickstart's first stage", 512, 1, 1, 32, 32, 64),
+    PeerSize("quickstart's last stage", 512, 2, 2, 64, 128, 16),
 )
 
 
 def run() -> Iterator[Result]:
-    """A line a size, which goes with the steps of a block."""
-    for size, block_steps in SIZES:
+    """A line a size."""
+    return _measure([*((size, 100) for size in QUICKSTART), (small(256), 4)])
+
+
+def run_on_gpu() -> Iterator[Result]:
+    """The same by one: small steps are its hardest, since they leave the least time to read ahead."""
+    return _measure([*((dataclasses.replace(size, device="cuda"), 100) for size in QUICKSTART), (on_gpu()[0], 10)])
+
+
+def _measure(sizes: Iterable[tuple[PeerSize, int]]) -> Iterator[Result]:
+    """With each size go the steps of a block."""
+    for size, block_steps in sizes:
         with tempfile.TemporaryDirectory() as folder:
             waits, steps = _train(size, Path(folder), (N_BLOCKS + 1) * block_steps)
         blocks = [slice(i * block_steps, (i + 1) * block_steps) for i in range(1, N_BLOCKS + 1)]  # the first one warms up

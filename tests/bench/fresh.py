@@ -3,19 +3,23 @@
 import importlib
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from typing import Literal
 
 from raystage.devices.cores import n_cores
 from raystage.devices.device import pick_device
 from tests.bench.result import Result
 
+Where = Literal["cpu", "cuda"]
 
-def run_fresh(name: str) -> list[Result]:
-    """What `run` of the module `tests.bench.NAME` gives."""
+
+def run_fresh(name: str, device: Where = "cpu") -> list[Result]:
+    """What `run` of the module `tests.bench.NAME` gives, or on a GPU its `run_on_gpu`."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(_run, name).result()
+        return fresh.submit(_run, name, device).result()
 
 
-def _run(name: str) -> list[Result]:
-    pick_device("cpu").prepare(n_cores(), deterministic=False)
-    found = importlib.import_module(f"tests.bench.{name}").run()
+def _run(name: str, device: Where) -> list[Result]:
+    pick_device(device).prepare(n_cores(), deterministic=False)
+    module = importlib.import_module(f"tests.bench.{name}")
+    found = module.run() if device == "cpu" else module.run_on_gpu()
     return [found] if isinstance(found, Result) else list(found)
