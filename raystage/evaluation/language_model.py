@@ -18,7 +18,10 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within it `module` has no dropout, keeps no gradients and is not compiled, as it would be anew; afterwards it is as it was."""
+    """Within it `module` has no dropout and keeps no gradients; afterwards it is in the mode it was in.
+
+    Nothing in this process runs compiled code meanwhile: each of these passes would be another code to compile.
+    """
     was_training = module.training
     module.eval()
     try:

@@ -23,7 +23,7 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *other
     def attended() -> Tensor:
         return sdpa_attention_forward(module, query, key, value, *others, **settings)[0]
 
-    # a compiled model has one library for all its products, and one code for all lengths
+    # a compiled block has one library for all its products, and one code for all lengths
     if torch.compiler.is_compiling() or query.shape[2] >= _MKL_BELOW_TOKENS:
         return attended(), None
     return small_products(attended, query), None

@@ -114,8 +114,8 @@ def _hold(run: Run, decision: Decision, save: Save) -> None:
 
 
 def _let_go(run: Run) -> None:
-    """Of a model that is not used any more: the modules of FSDP2 are in cycles, which Python would collect when it likes."""
-    if shards(run.config, run.ranks):
+    """Of a model that is not used any more: FSDP2's modules and compiled blocks are in cycles, which Python would collect when it likes."""
+    if run.config.training.compile or shards(run.config, run.ranks):
         gc.collect()
 
 

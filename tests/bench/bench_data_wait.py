@@ -3,6 +3,7 @@ Whole runs in this process, of which both are timed.
 """
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +44,7 @@ def _measure(sizes: Iterable[tuple[PeerSize, int]]) -> Iterator[Result]:
     """With each size go the steps of a block."""
     for size, block_steps in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            waits, steps = _train(size, Path(folder), (N_BLOCKS + 1) * block_steps)
+            waits, steps = _train(size, Path(folder), (N_BLOCKS + 1) * block_steps + 1)  # the last one only ends the one before
         blocks = [slice(i * block_steps, (i + 1) * block_steps) for i in range(1, N_BLOCKS + 1)]  # the first one warms up
         shares = tuple(100 * sum(waits[block]) / sum(steps[block]) for block in blocks)
         said = f"{1e6 * sum(waits) / len(steps):.0f} us of {1e3 * sum(steps) / len(steps):.1f} ms"
@@ -51,7 +52,7 @@ def _measure(sizes: Iterable[tuple[PeerSize, int]]) -> Iterator[Result]:
 
 
 def _train(size: PeerSize, folder: Path, n_steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of waiting and of the whole, step by step."""
+    """Seconds of waiting, and from one step to the next, where a device that works by itself is waited for: step by step."""
     waits, steps = _Timed(Reader.read), _Timed(Loop._train_one_step)
     places, config = _Timed(Batch.on), endless(folder, "wait", size, 10, f"training.duration={n_steps} steps")
     with (
@@ -61,19 +62,20 @@ def _train(size: PeerSize, folder: Path, n_steps: int) -> tuple[list[float], lis
     ):
         run_rank(assign(config), pick_device(size.device), Ranks(), threads=n_cores())
     placed_s = places.seconds[:n_steps]  # one micro-batch a step; validation comes last
-    return [a + b for a, b in zip(waits.seconds, placed_s, strict=True)], steps.seconds
+    return [a + b for a, b in zip(waits.seconds, placed_s, strict=True)], [b - a for a, b in itertools.pairwise(steps.begins_s)]
 
 
 class _Timed:
-    """A method, and the seconds of its calls."""
+    """A method, when it was called, and the seconds of each call."""
 
     def __init__(self, inner: Callable[..., Any]) -> None:
         self._inner = inner
-        self.seconds: list[float] = []
+        self.begins_s, self.seconds = list[float](), list[float]()
 
     def method(self) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             begin_s = time.perf_counter()
+            self.begins_s.append(begin_s)
             try:
                 return self._inner(*args, **kwargs)
             finally:

@@ -1,5 +1,5 @@
 """The first step of each stage against its steady steps: whole runs through longer sequences and growth, eager and compiled by inductor.
-The preflight has made all of its code. Needs a C++ compiler.
+The preflight has made all of its code. Needs a C++ compiler, as inductor does.
 """
 
 import shutil

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from raystage.config import Config
 from raystage.data.batch import document_mask
-from raystage.devices.data_parallel import data_parallel
+from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.evaluation.language_model import evaluating
 from raystage.models.checkpointing import checkpoint_blocks
@@ -21,7 +22,9 @@ from raystage.models.compiled_blocks import compile_blocks
 from raystage.models.family import build_model
 from raystage.models.spec import ModelSpec
 from raystage.models.trainee import Trainee
+from raystage.training.state import assemble
 from tests.gang import gang_of
+from tests.training.made_run import configure
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"tied": True, "rope_theta": None, "n_kv_head": 2},
@@ -61,6 +64,7 @@ def test_documents_apart_have_one_too(codes: CompileCounterWithBackend) -> None:
         _compiled("llama", n_layer)(tokens, tokens, *document_mask(tokens, eot_id=0)).backward()
         n_graphs.append(codes.frame_count)
     assert n_graphs == n_graphs[:1] * 2
+    assert n_graphs[0] > 0
 
 
 def test_what_evaluates_is_not_compiled_and_training_goes_on_as_it_was(codes: CompileCounterWithBackend) -> None:
@@ -77,27 +81,27 @@ def test_what_evaluates_is_not_compiled_and_training_goes_on_as_it_was(codes: Co
 
 def test_buckets_leave_while_the_backward_pass_goes_on(tmp_path: Path) -> None:
     with gang_of(2, tmp_path) as two:
-        found = two(_buckets_before_the_first_block)
+        found = two(_buckets_before_the_first_block, configure(tmp_path, ["training.compile=true"]))
     assert all(n_before >= 1 for n_before, _ in found), found
     (_, ours), (_, others) = found
     torch.testing.assert_close(ours, others)
 
 
-def _buckets_before_the_first_block(ranks: Ranks) -> tuple[int, Tensor]:
+def _buckets_before_the_first_block(ranks: Ranks, config: Config) -> tuple[int, Tensor]:
     """How many buckets had left when the backward pass came to the first block, in the second step: DDP makes its buckets anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
-        trainee = _compiled("gpt2", 4, d_model=128)
+        machinery = assemble(_spec("gpt2", 4, d_model=128), config, pick_device("cpu"), ranks)
+        model, wrapped = cast(Any, machinery.model), cast(Any, machinery.wrapped)
         left: list[int] = []
         border = _Border(left)
-        trainee.model.transformer.h.insert(1, border)
-        wrapped: Any = data_parallel(trainee, "float32")
+        model.transformer.h.insert(1, border)
         wrapped.register_comm_hook(left, _counting)
         tokens = _tokens(2, 32, seed=ranks.rank)
         for _ in range(2):
             left.clear()
             wrapped(tokens, tokens).backward()
-    return border.seen[-1], trainee.model.transformer.wpe.weight.grad
+    return border.seen[-1], model.transformer.wpe.weight.grad
 
 
 class _Border(nn.Module):
@@ -119,7 +123,7 @@ def _counting(left: list[int], bucket: dist.GradBucket) -> torch.futures.Future[
     return allreduce_hook(dist.group.WORLD, bucket)
 
 
-def _compiled(family: str, n_layer: int, d_model: int = 16, checkpointed: int = 0) -> Any:
+def _spec(family: str, n_layer: int, d_model: int = 16) -> ModelSpec:
     sizes: dict[str, Any] = {
         "vocab_size": 64,
         "context_length": 64,
@@ -128,7 +132,11 @@ def _compiled(family: str, n_layer: int, d_model: int = 16, checkpointed: int = 
         "n_head": 2,
         "head_dim": d_model // 2,
     }
-    spec = ModelSpec(family=family, d_ff=4 * d_model, dropout=0.0, eot_id=0, **sizes, **FAMILIES[family])
+    return ModelSpec(family=family, d_ff=4 * d_model, dropout=0.0, eot_id=0, **sizes, **FAMILIES[family])
+
+
+def _compiled(family: str, n_layer: int, checkpointed: int = 0) -> Any:
+    spec = _spec(family, n_layer)
     model = build_model(spec, seed=0)
     checkpoint_blocks(model, spec, checkpointed)
     compile_blocks(model, spec)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from raystage.devices.ranks import Ranks
 from raystage.models import checkpointing
@@ -78,7 +79,8 @@ def test_compiled_among_two_ranks(folder: Path, two: Gang, strategy: str) -> Non
     ]
     keys = [FULL, "training.compile=true", f"training.strategy={strategy}"]
     assignment = assign(configure(folder, [f"name=compiled-{strategy}", *plan, *keys]))
-    two(_train_compiled, assignment)
+    n_graphs = two(_train_compiled, assignment)
+    assert n_graphs[0] == n_graphs[1] > 0
     assert_same_run(RunRecords.load(assignment.run_dir), train_here(configure(folder, [f"name=compiled-plain-{strategy}", *plan])))
 
 
@@ -96,8 +98,10 @@ def _train_counting(ranks: Ranks, assignment: Assignment) -> int:
     return len(calls)
 
 
-def _train_compiled(ranks: Ranks, assignment: Assignment) -> None:
+def _train_compiled(ranks: Ranks, assignment: Assignment) -> int:
+    """Trains; how many graphs were compiled."""
+    counter = CompileCounterWithBackend("aot_eager")  # which needs no C++ compiler
     with pytest.MonkeyPatch.context() as patch:
-        # a backend that needs no C++ compiler
-        patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
         train_rank(ranks, assignment)
+    return counter.frame_count

@@ -1,5 +1,6 @@
 """The guard in real runs: rollbacks with the data moved on, holds, stops; and never for ever."""
 
+import functools
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -225,8 +226,9 @@ def test_stability_is_logged(folder: Path) -> None:
     assert all(r["grad_norm"] > 0 for r in records.train)
 
 
+@pytest.mark.parametrize("compiled", ["false", "true"])
 def test_the_ruined_model_is_gone_when_the_restored_one_is_made(
-    folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    compiled: str, folder: Path, spoil: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a rollback would need the memory of both."""
     honest, alive = train_step, list[int]()
@@ -245,7 +247,8 @@ def test_the_ruined_model_is_gone_when_the_restored_one_is_made(
     monkeypatch.setitem(globals(), "train_step", noting)
     monkeypatch.setattr("raystage.training.rollback.from_checkpoint", restoring)
     spoil(lambda call: float("nan") if call == 33 else 1.0)
-    train_here(configure(folder, ["name=gone", *PLAIN]))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))  # which needs no C++ compiler
+    train_here(configure(folder, [f"name=gone-{compiled}", *PLAIN, f"training.compile={compiled}"]))
     assert alive == [0]
 
 

@@ -176,7 +176,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("across_documents", ["true", "false"])
 def test_a_rehearsed_run_compiles_nothing_more(folder: Path, compiled: list[int], across_documents: str) -> None:
-    """Two lengths, a growth from no layer to one, and micro-batches of 5, 5, 5 and 1 sequences."""
+    """Two lengths, a growth from one layer to two, and micro-batches of 5, 5, 5 and 1 sequences."""
     config = configure(
         folder,
         [
@@ -185,8 +185,7 @@ def test_a_rehearsed_run_compiles_nothing_more(folder: Path, compiled: list[int]
             "training.compile=true",
             "training.duration=25 steps",
             "training.micro_batch_tokens=80",
-            "model.n_layer=1",
-            "pacing.depths=[0, 1]",
+            "pacing.depths=[1, 2]",
             "pacing.widths=null",
             "pacing.at=[0.2, 0.4]",
         ],
@@ -197,7 +196,7 @@ def test_a_rehearsed_run_compiles_nothing_more(folder: Path, compiled: list[int]
     assert found.compile_s > 0
     before = len(compiled)
     records = train_here(config)
-    assert {(r["seq_len_tokens"], r["n_layer"]) for r in records.train} == {(16, 0), (32, 0), (32, 1)}
+    assert {(r["seq_len_tokens"], r["n_layer"]) for r in records.train} == {(16, 1), (32, 1), (32, 2)}
     assert len(compiled) == before
 
 
