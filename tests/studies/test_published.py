@@ -70,10 +70,25 @@ def test_the_readme_says_where_the_slope_ends_beside_the_target() -> None:
     assert f"({difference.mean:+.3f} ± {difference.half_interval:.3f} nats)" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("page", "plus_minus"), [("README.md", "±"), ("docs/studies/README.md", "±"), ("docs/defaults.md", "+-")])
-def test_what_growing_a_quarter_of_the_width_saves_is_quoted_as_it_is(page: str, plus_minus: str) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/studies/README.md", "docs/defaults.md"])
+def test_what_growing_a_quarter_of_the_width_saves_is_quoted_as_it_is(page: str) -> None:
     saved = Spread(tuple(results_in(STUDIES / "growth-small.json")["4xW"]["saved"][-1]["spread"]["values"]))
-    assert f"{saved.mean:.0%} {plus_minus} {saved.half_interval:.0%}" in (ROOT / page).read_text()
+    assert f"{saved.mean:.0%} ± {saved.half_interval:.0%}" in _text(page)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/studies/README.md"])
+def test_what_a_length_warmup_saves_is_quoted_as_it_is(page: str) -> None:
+    (saved,) = results_in(STUDIES / "warmup-small.json")["truncate"]["saved"]
+    spread = Spread(tuple(saved["spread"]["values"]))
+    assert f"{saved['bound']} {spread.mean:.0%} ± {spread.half_interval:.0%}" in " ".join(_text(page).split())
+
+
+@pytest.mark.parametrize(
+    ("page", "arm"), [("docs/defaults.md", "truncate"), ("docs/studies/README.md", "truncate"), ("docs/defaults.md", "batch")]
+)
+def test_how_far_warmups_end_from_full_context_is_quoted_as_it_is(page: str, arm: str) -> None:
+    difference = Spread(tuple(results_in(STUDIES / "warmup-small.json")[arm]["difference"]["values"]))
+    assert f"{abs(difference.mean):.3f} ± {difference.half_interval:.3f} nats" in _text(page)
 
 
 def test_the_defaults_quote_the_study_as_it_is() -> None:
@@ -82,6 +97,10 @@ def test_the_defaults_quote_the_study_as_it_is() -> None:
     for name in ("slope", "depth"):
         saved = Spread(tuple(results[name]["saved"][0]["spread"]["values"]))
         assert f"{saved.mean:.0%} +- {saved.half_interval:.0%}" in said, name
+
+
+def _text(page: str) -> str:
+    return (ROOT / page).read_text().replace("+-", "±")
 
 
 def figures_of(result: dict[str, Any]) -> str:
