@@ -109,6 +109,12 @@ class Pacing:
     window_fraction: float = Field(default=0.95, gt=0, le=1, description="latest share of the settled stage that the slope is fitted on")
     settle_tokens: int | None = Field(default=None, ge=0, description="[tokens] after a change that no fit sees; null: 120 steps' worth")
     min_dwell_tokens: int | None = Field(default=None, ge=0, description="[tokens] before a stage may end; null: 200 steps' worth")
+    min_tokens_per_parameter: float = Field(
+        default=20.0,
+        ge=0,
+        description="[effective tokens a parameter that multiplies] before the slope may grow the model; 20: below, it is not yet "
+        "compute-optimal (Hoffmann et al. 2203.15556)",
+    )
     max_dwell_tokens: Positive | None = Field(
         default=None,
         description="[tokens] after which a stage ends whatever its slope, unless the rate moves; "

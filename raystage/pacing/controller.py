@@ -94,6 +94,7 @@ def _advance(policy: Policy, state: State, group: list[Point]) -> tuple[State, C
         watermark=last.step,
         tokens_seen=last.tokens_seen,
         progress=last.progress,
+        tokens_per_parameter=last.tokens_per_parameter,
         open=state.open.plus(policy, group),
         pending=None if overruled else state.pending,
     )
@@ -217,6 +218,8 @@ def _common_reason(policy: Policy, state: State, unstable: Unstable | None, held
 def _verdict(policy: Policy, state: State, candidate: _Candidate) -> _Verdict:
     if candidate.change and (limit := _limit(policy, state)):
         return _Verdict(candidate, "max_dwell", limit)
+    if candidate.change and candidate.change.grows and _is_young(policy, state):
+        return _Verdict(candidate, None, "min tokens")
     estimate, threshold = candidate.estimate, candidate.threshold
     if estimate is None:
         return _Verdict(candidate, None, "settling")
@@ -230,6 +233,11 @@ def _verdict(policy: Policy, state: State, candidate: _Candidate) -> _Verdict:
     if state.in_a_row[candidate.slot] + 1 < policy.checks_in_a_row:
         return _Verdict(candidate, None, "above threshold", agrees=True)
     return _Verdict(candidate, "slope", "slope", agrees=True)
+
+
+def _is_young(policy: Policy, state: State) -> bool:
+    """Whether the model has seen too little for a slope to tell its saturation from a plateau before its steepest fall."""
+    return state.tokens_per_parameter is not None and state.tokens_per_parameter < policy.min_tokens_per_parameter
 
 
 def _nearest(policy: Policy, verdicts: list[_Verdict]) -> _Verdict:

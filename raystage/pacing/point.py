@@ -15,9 +15,10 @@ class Point:
     """One training step as the controller sees it. Points are numbered by `step` from 1 without gaps.
 
     `loss`: mean over the target tokens of all ranks; `tokens_seen`: up to and with this step; `compute`: 6 x parameters x effective
-    tokens; `seconds`: wall time of training; `progress`: share of the duration done; `taken`: the changes that lie behind, by track;
-    `held`: pacing is on hold by hand; a step that follows a rollback counts it in `n_rollbacks`, its compute lies further back; a loss
-    may be NaN. Only some steps have the loss of the fixed probe, and Adam's largest second moment.
+    tokens; `tokens_per_parameter`: effective tokens a parameter that multiplies (None: not known); `seconds`: wall time of training;
+    `progress`: share of the duration done; `taken`: the changes that lie behind, by track; `held`: pacing is on hold by hand; a step that
+    follows a rollback counts it in `n_rollbacks`, its compute lies further back; a loss may be NaN. Only some steps have the loss of the
+    fixed probe, and Adam's largest second moment.
     """
 
     step: int
@@ -33,6 +34,7 @@ class Point:
     n_rollbacks: int = 0
     probe_loss: float | None = None
     second_moment: float | None = None
+    tokens_per_parameter: float | None = None
 
     @property
     def is_finite(self) -> bool:

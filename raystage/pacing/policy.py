@@ -22,7 +22,8 @@ class GuardPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Units: tokens are target tokens seen. `thresholds`: by kind of change, and `stop`. `last_calls`: the share of the duration at which
+    """Units: tokens are target tokens seen. `thresholds`: by kind of change, and `stop`. `min_tokens_per_parameter`: effective tokens a
+    parameter that multiplies, before the slope may grow the model. `last_calls`: the share of the duration at which
     a stage ends at the latest, by the changes by slope that are left then, from one on; none: no such end. `decay_begins`: the share at
     which the learning rate begins to fall.
 
@@ -39,6 +40,7 @@ class Policy:
     settle_tokens: float
     min_dwell_tokens: float
     max_dwell_tokens: float | None
+    min_tokens_per_parameter: float = 0.0
     last_calls: tuple[float, ...] = ()
     decay_begins: float = 1.0
     signal: Literal["loss", "probe"] = "loss"

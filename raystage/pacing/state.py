@@ -25,6 +25,7 @@ class State:
     watermark: int = 0
     tokens_seen: float = 0.0
     progress: float = 0.0
+    tokens_per_parameter: float | None = None
     stage_start_tokens: float = 0.0
     looked_at_tokens: float = 0.0
     bins: tuple[Bin, ...] = ()

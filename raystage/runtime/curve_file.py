@@ -25,6 +25,7 @@ _KEYS = {
     "seconds": "time_s",
     "lr": "lr",
     "compute": "compute",
+    "tokens_per_parameter": "tokens_per_parameter",
     "stage": "stage",
     "n_rollbacks": "n_rollbacks",
 }
@@ -38,7 +39,8 @@ Row = tuple[str, dict[str, float]]  # where it stands, its numbers by column
 class RecordedCurve:
     """Columns of shape (n,), `step` and `tokens` rising; None: not recorded. A first row of step 0 is left out.
 
-    `compute`: 6 x parameters x effective tokens; `stage`, `n_rollbacks`: how many changes and rollbacks lay behind, all 0 in a CSV file.
+    `compute`: 6 x parameters x effective tokens; `tokens_per_parameter`: effective tokens over parameters; `stage`, `n_rollbacks`: how
+    many changes and rollbacks lay behind, all 0 in a CSV file.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class RecordedCurve:
     seconds: Array | None
     lr: Array | None
     compute: Array | None
+    tokens_per_parameter: Array | None
     stage: NDArray[np.int64]
     n_rollbacks: NDArray[np.int64]
 
@@ -72,7 +75,7 @@ def read_curve(path: Path) -> RecordedCurve:
         path=path,
         step=steps,
         loss=columns["loss"],
-        **{key: columns.get(key) for key in (*_OPTIONAL, "compute")},
+        **{key: columns.get(key) for key in (*_OPTIONAL, "compute", "tokens_per_parameter")},
         stage=columns["stage"].astype(np.int64) if "stage" in columns else np.zeros_like(steps),
         n_rollbacks=columns["n_rollbacks"].astype(np.int64) if "n_rollbacks" in columns else np.zeros_like(steps),
     )

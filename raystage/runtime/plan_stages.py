@@ -73,11 +73,14 @@ def planned_vocab_size(config: Config) -> int:
 
 def _dwell(policy: Policy, change: Change, spec: ModelSpec, effective_tokens: float) -> float:
     """[tokens] until the slope passes its threshold, by the law."""
+    n_parameters = matmul_parameters(spec)
     try:
-        wanted = tokens_at_slope(matmul_parameters(spec), policy.threshold(change)) - effective_tokens
+        wanted = tokens_at_slope(n_parameters, policy.threshold(change))
     except ValueError:
         wanted = 0.0  # steeper than the law ever is: passed at once
-    return min(max(wanted, policy.min_dwell_tokens), policy.max_dwell_tokens or float("inf"))
+    if change.grows:
+        wanted = max(wanted, policy.min_tokens_per_parameter * n_parameters)
+    return min(max(wanted - effective_tokens, policy.min_dwell_tokens), policy.max_dwell_tokens or float("inf"))
 
 
 def _share_per_token(config: Config, shape: Shape, spec: ModelSpec, seconds_per_token: float | None) -> float:

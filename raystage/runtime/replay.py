@@ -55,11 +55,15 @@ class ReplayRow:
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """A curve's x: tokens seen, compute = 6 x parameters x tokens (None: parameters unknown) and seconds (None: not recorded), (n,)."""
+    """A curve's x, (n,): tokens seen, compute = 6 x parameters x tokens (None: parameters unknown) and seconds (None: not recorded).
+
+    `tokens_per_parameter`: how far along the model is (None: parameters unknown, or not recorded).
+    """
 
     tokens: Array
     compute: Array | None
     seconds: Array | None
+    tokens_per_parameter: Array | None
 
 
 def axes_of(curve: RecordedCurve, parameters: float | None, batch_tokens: float | None) -> Axes:
@@ -69,8 +73,9 @@ def axes_of(curve: RecordedCurve, parameters: float | None, batch_tokens: float 
         if batch_tokens is None:
             raise ConfigError(f"{curve.path}: has no column tokens; give --batch-tokens, the tokens of one step")
         tokens = np.asarray(curve.step * float(batch_tokens), np.float64)
-    compute = curve.compute if parameters is None else np.asarray(6.0 * parameters * tokens, np.float64)
-    return Axes(tokens, compute, curve.seconds)
+    if parameters is None:
+        return Axes(tokens, curve.compute, curve.seconds, curve.tokens_per_parameter)
+    return Axes(tokens, np.asarray(6.0 * parameters * tokens, np.float64), curve.seconds, tokens / parameters)
 
 
 def replay(curve: RecordedCurve, axes: Axes, pacing: Pacing) -> list[ReplayRow]:
@@ -162,6 +167,7 @@ def _points(curve: RecordedCurve, axes: Axes, span: slice) -> Iterator[Point]:
             lr=1.0 if curve.lr is None else float(curve.lr[row]),
             progress=float(curve.step[row] / curve.step[-1]),
             taken=_NOTHING_TAKEN,
+            tokens_per_parameter=None if axes.tokens_per_parameter is None else float(axes.tokens_per_parameter[row]),
         )
 
 

@@ -6,7 +6,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from raystage.config import Config, ConfigError, load
+from raystage.config import Config, ConfigError, flat, load
+from raystage.config.load import parse
 from raystage.config.study import Study
 from raystage.runtime.run_folder import RunFolder
 from raystage.studies.one_run import ENDED_FILE
@@ -15,6 +16,8 @@ from raystage.tracking.records import RunRecords
 
 RUN_FILE = "study_run.yaml"  # what the run was started with
 _RUNS, _LOGS = "runs", "logs"
+# how runs behaved before raystage knew a key whose default does something
+_BEFORE = {"pacing.min_tokens_per_parameter": "0"}
 
 
 class StudyFolder:
@@ -40,7 +43,7 @@ class StudyFolder:
         own = RunFolder.of(config).path
         if not self._has_ended_at(own):
             return self._elsewhere(config) or own
-        if config.name not in self._same and (differing := differing_key(load(own / RUN_FILE), config)):
+        if config.name not in self._same and (differing := differing_key(_trained_with(own), config)):
             raise ConfigError(f"{own}: was trained with {differing} by default; move {self.path} away to train anew, or set the key")
         self._same.add(config.name)
         return own
@@ -97,10 +100,18 @@ class StudyFolder:
         return mark["diverged"] is not None or mark["measured"] == json.loads(self.wanted)
 
 
+def _trained_with(folder: Path) -> Config:
+    """The configuration of a run, as it was understood then. Raises ConfigError."""
+    file = folder / RUN_FILE
+    load(file)  # whatever is wrong with it is said in one line
+    known = flat(parse(file.read_text(encoding="utf-8"), str(file)))
+    return load(file, [f"{key}={value}" for key, value in _BEFORE.items() if key not in known])
+
+
 def _is_alike(folder: Path, config: Config) -> bool:
     """Whether the run of another study had such a device and the same defaults, and lies where it was: what was moved was put aside."""
     try:
-        theirs = load(folder / RUN_FILE)
+        theirs = _trained_with(folder)
     except ConfigError:
         return False
     devices = {(each.runtime.device, each.runtime.threads_per_worker) for each in (theirs, config)}

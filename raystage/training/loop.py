@@ -185,10 +185,12 @@ class Loop:
     def _seen(self, lr: float) -> dict[str, Any]:
         """What the point of the step just done has beside its loss and its time."""
         run, counters = self._run, self._run.state.counters
+        n_parameters = matmul_parameters(run.state.machinery.spec)
         return {
             "step": counters.step,
             "tokens_seen": counters.tokens_seen,
-            "compute": 6.0 * matmul_parameters(run.state.machinery.spec) * counters.effective_tokens,
+            "compute": 6.0 * n_parameters * counters.effective_tokens,
+            "tokens_per_parameter": counters.effective_tokens / n_parameters,
             "lr": lr,
             "progress": run.progress,
             "taken": run.state.taken,

@@ -82,6 +82,7 @@ def policy_of(config: Config) -> Policy:
         settle_tokens=settle_tokens,
         min_dwell_tokens=min_dwell_tokens,
         max_dwell_tokens=pacing.max_dwell_tokens,
+        min_tokens_per_parameter=pacing.min_tokens_per_parameter,
         last_calls=() if pacing.max_dwell_tokens else last_calls(n_by_slope, decay_begins, rest_share / decay_begins),
         decay_begins=decay_begins,
         signal=pacing.signal,

@@ -176,6 +176,35 @@ def test_no_slope_decision_at_or_before_the_minimum_dwell() -> None:
         assert run(policy, [FLAT], np.zeros(400)).decisions[0].check_step == 210
 
 
+def grown_plan(kind: str) -> Plan:
+    values = {"length": [16] * kind.count("length"), "depth": [4] * kind.count("depth")}
+    return Plan(Shape(8, 2, 64, BATCH_TOKENS), (make_track(values, [kind]),))
+
+
+def aged(p: Point) -> Point:
+    """One more token a parameter every ten steps."""
+    return dataclasses.replace(p, tokens_per_parameter=p.step / 10)
+
+
+@pytest.mark.parametrize(("kind", "first"), [("depth", 310), ("length+depth", 310), ("length", 120)])
+def test_the_slope_grows_no_model_that_has_seen_few_tokens_a_parameter(kind: str, first: int) -> None:
+    policy = slope_policy(grown_plan(kind), min_tokens_per_parameter=30.0)
+    made = run(policy, [FLAT], np.zeros(600), edit=aged)
+    assert [(d.trigger, d.check_step) for d in made.decisions] == [("slope", first)]
+    held = [check.step for check in made.checks if check.reason == "min tokens"]
+    assert held == ([*range(110, 300, 10)] if first > 120 else [])
+    unknown = run(policy, [FLAT], np.zeros(600))
+    assert unknown.decisions[0].check_step == 120, "no floor where the parameters are not known"
+
+
+def test_a_young_model_grows_all_the_same_when_its_time_has_come() -> None:
+    policy = slope_policy(grown_plan("depth"), min_tokens_per_parameter=1000.0)
+    last = run(dataclasses.replace(policy, last_calls=(0.5,)), [FLAT], np.zeros(600), edit=aged)
+    assert [(d.check_step, d.reason) for d in last.decisions] == [(300, "last call")]
+    dwelt = run(dataclasses.replace(policy, max_dwell_tokens=400 * BATCH_TOKENS), [FLAT], np.zeros(600), edit=aged)
+    assert [(d.check_step, d.reason) for d in dwelt.decisions] == [(400, "max dwell")]
+
+
 def test_several_checks_must_agree_in_a_row() -> None:
     first = run(slope_policy(checks_in_a_row=1), [FLAT], np.zeros(400)).decisions[0].check_step
     for n in (2, 5):

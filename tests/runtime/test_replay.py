@@ -90,10 +90,19 @@ def test_a_threshold_given_moves_its_own_trigger_alone(folder: Path, dense: Rows
 
 
 def test_parameters_scale_the_compute_and_move_no_trigger(folder: Path, dense: Rows) -> None:
-    before, after = dense, replay(folder, "curve.csv", "--batch-tokens", str(BATCH_TOKENS), "--parameters", "1e6")
+    before, after = dense, replay(folder, "curve.csv", "--batch-tokens", str(BATCH_TOKENS), "--parameters", "1e5")
     assert [row["step"] for row in after.values()] == [row["step"] for row in before.values()]
     assert before["depth"]["compute"] is None
-    assert after["depth"]["compute"] == pytest.approx(6e6 * after["depth"]["tokens"])
+    assert after["depth"]["compute"] == pytest.approx(6e5 * after["depth"]["tokens"])
+
+
+def test_a_model_that_has_seen_few_tokens_a_parameter_is_not_grown(folder: Path, dense: Rows) -> None:
+    of_a_million = ["curve.csv", "--batch-tokens", str(BATCH_TOKENS), "--parameters", "1e6"]
+    young = replay(folder, *of_a_million)
+    assert (young["depth"]["step"], young["depth"]["reason"]) == (None, "min tokens")
+    assert young["length"]["step"] == dense["length"]["step"]
+    grown = replay(folder, *of_a_million, "pacing.min_tokens_per_parameter=8")
+    assert 8e6 <= grown["depth"]["tokens"] < 8.5e6
 
 
 def test_a_curve_of_every_20th_step_fires_too(folder: Path, dense: Rows) -> None:
@@ -199,7 +208,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, case: str) -> None:
 
 
 QUICK = ["validation.every_steps=1000", "checkpoint.every_steps=1000"]
-SPANS = ["pacing.settle_tokens=1280", "pacing.min_dwell_tokens=5000"]
+SPANS = ["pacing.settle_tokens=1280", "pacing.min_dwell_tokens=5000", "pacing.min_tokens_per_parameter=0"]
 # a guard this narrow rolls back until it may no more; the length rises by its share of the duration at the step of a growth
 ROLLED_BACK_RUN = [
     "name=rolled-back",

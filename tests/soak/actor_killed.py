@@ -25,6 +25,7 @@ SLOPE = [
     "pacing.confidence=0.5",
     "pacing.settle_tokens=0",
     "pacing.min_dwell_tokens=20000",
+    "pacing.min_tokens_per_parameter=0",
     "pacing.thresholds={length: -2.0, depth: -2.0, width: -2.0}",
     "training.schedule={kind: constant, warmup_steps: 0}",
     "growth.rewarm_steps=0",

@@ -49,6 +49,7 @@ SLOPE = [
     "pacing.thresholds={length: -0.9, depth: -0.9, width: -0.9}",
     "pacing.settle_tokens=0",
     "pacing.min_dwell_tokens=1024",
+    "pacing.min_tokens_per_parameter=0",  # made runs see few
     "pacing.max_dwell_tokens=12800",
     "pacing.confidence=0.5",
     "training.duration=240 steps",

@@ -54,6 +54,7 @@ def test_compute_is_charged_by_every_stages_own_model_and_length(folder: Path) -
     deeper, wider = (next(r for r in train if r["stage"] == stage) for stage in (2, 3))
     effective = 256 * (config.growth.rho_depth * 24 + 1)
     assert deeper["compute"] == pytest.approx(6 * at[32, 2, 16][0] * effective)
+    assert deeper["tokens_per_parameter"] == pytest.approx(effective / at[32, 2, 16][0])
     effective = 256 * (config.growth.rho_width * (config.growth.rho_depth * 24 + 12) + 1)
     assert wider["compute"] == pytest.approx(6 * at[32, 2, 32][0] * effective)
 

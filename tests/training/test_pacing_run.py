@@ -21,6 +21,7 @@ SLOPE = [
     "pacing.confidence=0.5",
     "pacing.settle_tokens=0",
     "pacing.min_dwell_tokens=2560",
+    "pacing.min_tokens_per_parameter=0",
     "pacing.thresholds={length: -3.0, depth: -3.0, width: -3.0, both: -3.0, batch: -3.0}",
     "training.schedule={kind: constant, warmup_steps: 0}",
     "growth.rewarm_steps=0",
