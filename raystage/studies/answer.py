@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from raystage.config.study import Study
+from raystage.studies.equal_loss import OTHER_WAY
 from raystage.studies.results import Against, ArmResult, Saved
 from raystage.studies.spread import Spread
 from raystage.studies.words import COLUMN_WORDS, plus_minus
@@ -89,13 +90,9 @@ def _saving(baseline: str, saved: Saved) -> str:
     where = "for the same loss" if saved.level is None else f"for the loss that {baseline} has at {saved.level:.0%} of its run"
     if saved.bound == "at most" and abs(mean) < _NOTHING:
         return f"saves nothing {where}"
-    size = _size(saved.spread)
+    half = None if saved.bound else saved.spread.half_interval
+    size = f"{abs(mean):.1%}" + ("" if half is None else f" ± {half:.1%}")
     # what is saved at most is, where nothing is saved, what is spent at least
-    bound = saved.bound if mean >= 0 else {"": "", "at least": "at most", "at most": "at least"}[saved.bound]
-    return f"{bound} {size} {'less' if mean >= 0 else 'more'} compute than {baseline} {where}".strip()
-
-
-def _size(spread: Spread) -> str:
-    """With its interval, but where all seeds are at the same bound: that is no measurement that could spread."""
-    half = spread.half_interval
-    return f"{abs(spread.mean):.1%}" + ("" if half is None or half < _NOTHING else f" ± {half:.1%}")
+    bound = saved.bound if mean >= 0 else OTHER_WAY[saved.bound]
+    beyond = f" ({saved.n_beyond} of {len(saved.spread.values)} seeds beyond what is known of {baseline})" if saved.bound else ""
+    return f"{bound} {size} {'less' if mean >= 0 else 'more'} compute than {baseline} {where}{beyond}".strip()

@@ -1,7 +1,7 @@
 """How much compute a loss takes: by a curve at a constant rate, or by the ends of runs with several budgets. Pure."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ _WINDOW = 1.25  # a line is fitted from a place over this factor to it times thi
 _MIN_POINTS = 4
 
 Bound = Literal["", "at least", "at most"]
+OTHER_WAY: Mapping[Bound, Bound] = {"": "", "at least": "at most", "at most": "at least"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,17 +48,14 @@ def page_of(study: Study, found: Findings, command: str) -> str:
 def _protocol(study: Study, found: Findings) -> list[str]:
     base, keys = study.base, study.keys
     model, training = base.model, base.training
-    rates = ", ".join(f"{training.optimizer.lr * factor:.3g}" for factor in sorted(keys.learning_rates))
-    taken = [f"{arm.name} takes that of {arm.keys.rate_of}" for arm in study.arms if arm.keys.rate_of]
     return [
         f"Target: {model.family}, {model.n_layer} layers x {model.d_model} channels, {model.context_length} tokens of context; "
         f"{training.batch_tokens:,} tokens a step; base duration {training.duration}; schedule {training.schedule.kind}, "
         f"{training.schedule.warmup_steps} steps of warmup; {training.precision}.",
         f"Text: {', '.join(source.path or source.name or source.kind for source in base.data.sources)}; validation on the same "
         f"{base.validation.rows} held-out rows of the full context in every run.",
-        f"Learning rates: every arm is tried {_tried_over(study)} with seed {keys.seeds[0]} at {rates}, and runs at its best one with "
-        f"the seeds {', '.join(map(str, keys.seeds))}; a star marks a best one at the edge of those tried"
-        + (f"; {', '.join(taken)}." if taken else "."),
+        _rates(study),
+        f"Seeds: {', '.join(map(str, keys.seeds))}.",
         "FLOPs are those of all stages, attention at its length included; trying learning rates is charged to no arm.",
         _equal_loss(study, found),
         "± is the standard deviation over seeds in the table, half of the 95% interval of the mean (Student's t) in sentences. "
@@ -68,15 +65,40 @@ def _protocol(study: Study, found: Findings) -> list[str]:
         "A run has come to the baseline's loss at its first validation at or below the one that the baseline ends with; where the learning "
         "rate decays that is late, since most of the loss falls in the decay. A dash: some seed never does, or the column is not for that "
         "arm.",
+        *_several(study),
+        "Places of changes are shares of the tokens of the run that they are of.",
         found.conditions,
     ]
+
+
+def _rates(study: Study) -> str:
+    keys, peak = study.keys, study.base.training.optimizer.lr
+    rates = ", ".join(f"{peak * factor:.3g}" for factor in sorted(keys.learning_rates))
+    if len(keys.learning_rates) == 1:
+        return f"Learning rate: {rates} in every arm; no other was tried."
+    takers: dict[str, list[str]] = {}
+    for arm in study.arms:
+        if arm.keys.rate_of:
+            takers.setdefault(arm.keys.rate_of, []).append(arm.name)
+    taken = "".join(f"; that of {whose} is taken by {', '.join(names)}" for whose, names in takers.items())
+    return (
+        f"Learning rates: {rates}, tried {_tried_over(study)} with seed {keys.seeds[0]}; an arm runs at its best one, with a star "
+        f"where that is at the edge of those tried{taken}."
+    )
+
+
+def _several(study: Study) -> list[str]:
+    n = sum(bool(arm.overrides) and arm.name not in study.ends and arm.name != study.keys.baseline for arm in study.arms)
+    if n < 2 or len(study.keys.seeds) < 2:
+        return []
+    return [f"The {n} arms are each told apart or not by themselves: where none differed, one in twenty would look as if it did."]
 
 
 def _tried_over(study: Study) -> str:
     share, baseline = study.keys.trial_share, study.keys.baseline
     if share == 1 or len(study.keys.learning_rates) == 1:
         return "whole"
-    return f"over {share:.0%} of its budget (its whole plan in it; {baseline} over all of it)"
+    return f"over {share:.0%} of an arm's budget (its whole plan in it; {baseline} over all of it)"
 
 
 def _equal_loss(study: Study, found: Findings) -> str:

@@ -5,27 +5,29 @@ from collections.abc import Callable, Mapping, Sequence
 
 from raystage.config.study import Study
 from raystage.studies.changes import changes_of
-from raystage.studies.equal_loss import Bound, Curve, compute_between, compute_for, loss_at, slope_at
+from raystage.studies.equal_loss import OTHER_WAY, Bound, Curve, compute_between, compute_for, loss_at, slope_at
 from raystage.studies.measured import Measured, known, reached
-from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge, trials_of
+from raystage.studies.runs import Losses, StudyRun, budget_of, chosen_factor, counted_runs, is_at_edge, trials_of
 from raystage.studies.settled import settings_of, settled_curve
 from raystage.studies.spread import Spread, spread_of
 
 Runs = Mapping[StudyRun, Measured]
-_OTHER_WAY: Mapping[Bound, Bound] = {"": "", "at least": "at most", "at most": "at least"}
 _OF_THE_END = ("perplexity",)  # what a run that diverged before has none of
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """1 - an arm's FLOPs over those that the baseline of the same seed takes for the same loss; `level`: for that of this share of its run.
+    """1 - an arm's FLOPs over those that the baseline of the same seed takes for the same loss: the arm's last, or with `level` that which
+    the baseline has at this share of its run.
 
-    `bound`: where some seeds lie beyond what the reference knows.
+    `n_beyond`: seeds beyond what the reference knows, of which each counts with its `bound`. So does the mean then, and has no interval:
+    what was cut off does not spread.
     """
 
     spread: Spread
     bound: Bound = ""
     level: float | None = None
+    n_beyond: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,8 @@ def _result(study: Study, name: str, losses: Losses, measured: Runs) -> ArmResul
         reached=spread_of([at.flops / other.flops for at, other in there]) if everywhere else None,
         reached_time=spread_of([float(at.seconds / other.seconds[-1]) for at, other in there]) if everywhere else None,
         difference=spread_of([one.final_loss - other.final_loss for one, other in pairs]),
-        saved=_saved_by_ends(_savings(study, name, losses, measured)) if study.ends else _saved_by_curve(study, name, pairs),
+        # of the seeds that are left when one diverged it would be too good
+        saved=() if head.n_diverged else _saved(study, name, losses, measured),
         against=tuple(each for other in arm.keys.against if (each := _against(study, name, other, losses, measured))),
         zeroshot=_zeroshot(own),
         changes=changes_of([run.digest.decisions for run in own], [(run.digest.base["tokens_seen"], run.tokens) for run in own]),
@@ -150,11 +153,20 @@ def _savings(study: Study, arm: str, losses: Losses, measured: Runs) -> dict[int
     return found
 
 
-def _saved_by_ends(savings: Mapping[int, tuple[float, Bound]]) -> tuple[Saved, ...]:
-    bounds = {bound for _, bound in savings.values()} - {""}
-    if not savings or len(bounds) > 1:
-        return ()
-    return (Saved(Spread(tuple(share for share, _ in savings.values())), bounds.pop() if bounds else ""),)
+def _saved(study: Study, arm: str, losses: Losses, measured: Runs) -> tuple[Saved, ...]:
+    by_level: Mapping[float | None, Sequence[tuple[float, Bound]]]
+    if study.ends:
+        by_level = {None: list(_savings(study, arm, losses, measured).values())}
+    else:
+        by_level = _savings_by_curve(study, arm, paired(study, arm, study.keys.baseline, losses, measured))
+    return tuple(saved for level, savings in by_level.items() if (saved := _over_seeds(savings, level)))
+
+
+def _over_seeds(savings: Sequence[tuple[float, Bound]], level: float | None) -> Saved | None:
+    bounds = [bound for _, bound in savings if bound]
+    if not savings or len(set(bounds)) > 1:
+        return None
+    return Saved(Spread(tuple(share for share, _ in savings)), bounds[0] if bounds else "", level, len(bounds))
 
 
 def _against(study: Study, arm: str, other: str, losses: Losses, measured: Runs) -> Against | None:
@@ -167,28 +179,32 @@ def _against(study: Study, arm: str, other: str, losses: Losses, measured: Runs)
     return Against(other, difference, spread_of(saved) if len(saved) == len(difference.values) else None)
 
 
-def _saved_by_curve(study: Study, arm: str, paired: Sequence[tuple[Measured, Measured]]) -> tuple[Saved, ...]:
+def _savings_by_curve(study: Study, arm: str, paired: Sequence[tuple[Measured, Measured]]) -> dict[float | None, list[tuple[float, Bound]]]:
+    """By level, where all seeds have one; of an arm of another budget than the baseline's also where it ends itself."""
     if study.keys.reference is None:
-        return ()
-    found, settings = [], settings_of(study, arm)
-    for level in study.keys.levels:
-        curves = [(settled_curve(one, settings), settled_curve(other, study.base)) for one, other in paired]
-        savings = [share for own, base in curves if (share := _saved_at(own, base, level)) is not None]
-        bounds = {bound for _, bound in savings} - {""}
-        if savings and len(savings) == len(paired) and len(bounds) < 2:
-            found.append(Saved(Spread(tuple(share for share, _ in savings)), bounds.pop() if bounds else "", level))
-    return tuple(found)
+        return {}
+    settings = settings_of(study, arm)
+    curves = [(settled_curve(one, settings), settled_curve(other, study.base)) for one, other in paired]
+    levels = [*([] if budget_of(study.arm(arm))[0] == 100 else [None]), *study.keys.levels]
+    found = {level: [saved for own, base in curves if (saved := _saved_at(own, base, level)) is not None] for level in levels}
+    return {level: savings for level, savings in found.items() if len(savings) == len(paired)}
 
 
-def _saved_at(own: Curve, base: Curve, level: float) -> tuple[float, Bound] | None:
+def _saved_at(own: Curve, base: Curve, level: float | None) -> tuple[float, Bound] | None:
     """A grown model that is better already when it has settled saves that much at least; one that never comes there saves at most what
     its whole run does."""
+    if level is None:
+        last = loss_at(own, float(own.x[-1])) if len(own.x) else None
+        if last is None:
+            return None
+        needed, beyond = compute_for(base, last)
+        return 1 - float(own.x[-1]) / needed, beyond
     flops = level * float(base.x[-1])
     loss = loss_at(base, flops)
     if loss is None or not len(own.x):
         return None
     spent, bound = compute_for(own, loss)
-    return 1 - spent / flops, _OTHER_WAY[bound]
+    return 1 - spent / flops, OTHER_WAY[bound]
 
 
 def slopes_at_levels(study: Study, losses: Losses, measured: Runs) -> dict[float, Spread]:

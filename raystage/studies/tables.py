@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from raystage.config.study import Study
 from raystage.studies.by_length import AtLength
 from raystage.studies.growing import Growing
-from raystage.studies.results import ArmResult
+from raystage.studies.results import ArmResult, Saved
 from raystage.studies.spread import Spread
 from raystage.studies.words import COLUMN_WORDS, plus_minus
 
@@ -21,21 +21,35 @@ _RHOS = ("rho, measured", "rho, fitted", "rho, default")
 
 def results_table(study: Study, results: Sequence[ArmResult]) -> str:
     """An arm a line."""
-    levels: list[float | None] = [None] if study.ends else list(study.keys.levels) if study.keys.reference else []
+    there = {each.level for result in results for each in _shown(result)}
+    levels = [level for level in (None, *study.keys.levels) if level in there]
     saved = ["saved at equal loss" if level is None else f"saved at the loss of {level:.0%}" for level in levels]
     heads = ["arm", "learning rate", "runs", "tokens", "FLOPs", "time", "validation loss"]
     heads += ["minus the baseline's", "to the baseline's loss: FLOPs, time"]
     heads += [*saved, *(COLUMN_WORDS[key] for key in study.keys.columns), "changes"]
-    return _markdown(heads, [_row(study, result, levels) for result in results])
+    return _markdown(*_filled(heads, [_row(study, result, levels) for result in results]))
+
+
+def _filled(heads: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that have nothing in any row."""
+    kept = [column for column in range(len(heads)) if any(row[column] != "-" for row in rows)]
+    return [heads[column] for column in kept], [[row[column] for column in kept] for row in rows]
+
+
+def _shown(result: ArmResult) -> tuple[Saved, ...]:
+    """What the reference is read from saves nothing by its own account."""
+    return () if result.is_variant else result.saved
+
+
+def _saving(saved: Saved) -> str:
+    return f"{saved.bound} {saved.spread.mean:.1%}" if saved.bound else plus_minus(saved.spread, ".1%")
 
 
 def _row(study: Study, result: ArmResult, levels: Sequence[float | None]) -> list[str]:
     said = f"**{result.name}**" + (f": {result.says}" if result.says else "")
     rate = "-" if result.factor is None else f"{study.base.training.optimizer.lr * result.factor:.3g}{'*' * result.at_edge}"
     runs = f"{result.n_ended} of {result.n_wanted}" + (f", {result.n_diverged} diverged" if result.n_diverged else "")
-    # what the reference is read from saves nothing by its own account
-    shown = () if result.is_variant else result.saved
-    saved = {each.level: f"{each.bound} {plus_minus(each.spread, '.1%')}".strip() for each in shown}
+    saved = {each.level: _saving(each) for each in _shown(result)}
     return [
         said,
         rate,

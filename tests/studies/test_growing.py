@@ -124,12 +124,35 @@ def test_what_is_saved_is_read_on_the_grown_model_alone(tmp_path: Path) -> None:
     flops = BATCH * (small_until * SMALL + (settled - small_until) * LARGE)
     whole = BATCH * N_STEPS * LARGE
     (low, high) = result.saved
-    assert (low.level, low.bound) == (0.5, "at least")
+    assert (low.level, low.bound, low.n_beyond) == (0.5, "at least", 1)
     assert low.spread.mean == pytest.approx(1 - flops / (0.5 * whole), abs=0.02)
     assert (high.level, high.bound) == (0.9, "at least")
     assert high.spread.mean == pytest.approx(1 - flops / (0.9 * whole), abs=0.02)
     slopes = slopes_at_levels(study, losses, runs)
     assert slopes[0.5].mean == pytest.approx(-0.25 * (1 - 1.5 / target_loss(N_STEPS * BATCH / 2)), rel=0.03)
+
+
+def test_an_arm_of_another_budget_is_compared_where_it_ends(tmp_path: Path) -> None:
+    study = growing_study(tmp_path)
+    runs = {
+        StudyRun("static", 1.0, 1): made(tmp_path / "static", target_loss, lambda step: 4),
+        StudyRun("half", 1.0, 1): made(tmp_path / "half", lambda tokens: target_loss(0.8 * tokens), lambda step: 4),
+    }
+    own_end, *_levels = results_of(study, {run: each.final_loss for run, each in runs.items()}, runs)[1].saved
+    assert (own_end.level, own_end.bound) == (None, "")
+    assert own_end.spread.mean == pytest.approx(1 - 1 / 0.8, abs=0.02)
+
+
+def test_nothing_is_saved_where_a_seed_diverged(tmp_path: Path) -> None:
+    study = growing_study(tmp_path, seeds=[1, 2])
+    runs = {
+        StudyRun(arm, 1.0, seed): made(tmp_path / f"{arm}-{seed}", target_loss, lambda step: 4)
+        for arm in ("static", "half")
+        for seed in (1, 2)
+    }
+    losses: dict[StudyRun, float | None] = {run: each.final_loss for run, each in runs.items()}
+    assert results_of(study, losses, runs)[1].saved
+    assert results_of(study, losses | {StudyRun("half", 1.0, 2): None}, runs)[1].saved == ()
 
 
 def test_seeds_of_the_baseline_over_each_other_tell_what_noise_alone_does(tmp_path: Path) -> None:
