@@ -49,7 +49,7 @@ audit: $(STAMP) ## known vulnerabilities of the pinned packages, in an environme
 reproduce-%: $(STAMP) ## a study of tune_configs/reproduce/, like reproduce-growth SIZE=gpu (small: hours on two cores; goes on where it stopped)
 	$(BIN)/raystage reproduce tune_configs/reproduce/$*.yaml --size $(SIZE)
 
-bench: $(STAMP) ## the benchmarks of the CPU (20 minutes on two cores of one's own)
+bench: $(STAMP) ## the benchmarks of the CPU (20 minutes on two cores of one's own, 15 GB)
 	$(BIN)/python -m tests.bench
 
 bench-peers: $(STAMP) ## whole loops of raystage, nanoGPT and transformers' Trainer, side by side on the CPU (a quarter of an hour)

@@ -16,9 +16,9 @@ from raystage.studies.measured import Measured
 from raystage.studies.results import ArmResult, Runs
 from raystage.studies.runs import Losses, counted_runs
 
-_LABELS = {"flops": "compute [FLOPs]", "tokens_seen": "tokens seen"}
 _LOWEST_SHARE = 0.15  # of the longest run: before, all curves fall steeply and the differences are not to be seen
 _LEAST_ARROW = 0.03  # of the baseline's compute: a shorter one would lie under the points
+_LEAST_GAP = 0.06  # of the height between two arrows, that the words of both may stand above them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,10 @@ def save_figure(study: Study, losses: Losses, measured: Runs, results: Sequence[
     with style.applied():
         figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained", facecolor="white")
         curves, ends = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        _draw_curves(curves, study, own)
-        _draw_ends(ends, study, own)
-        _draw_savings(ends, study, results)
+        whole = _whole_flops(own[study.keys.baseline])
+        _draw_curves(curves, study, own, whole)
+        _draw_ends(ends, study, own, whole)
+        _draw_savings(ends, study, results, whole)
         handles = [
             Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, label=look.label)
             for name, look in _looks(study).items()
@@ -58,18 +59,28 @@ def save_figure(study: Study, losses: Losses, measured: Runs, results: Sequence[
         figure.savefig(path, metadata={"Software": None})
 
 
-def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) -> None:
+def _whole_flops(baseline: Sequence[Measured]) -> float | None:
+    """What the baseline takes, by which compute is shown; None while it has not ended."""
+    return float(np.mean([run.flops for run in baseline])) if baseline else None
+
+
+def _compute_label(study: Study, whole: float | None) -> str:
+    return "compute [FLOPs]" if whole is None else f"compute [% of {study.keys.baseline}'s {whole:.3g} FLOPs]"
+
+
+def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], whole: float | None) -> None:
     x_key, last, looks = study.keys.axis, 0.0, _looks(study)
+    scale = 100 / whole if whole and x_key == "flops" else 1.0
     shown: dict[str, list[Curve]] = {}
     for name, runs in own.items():
         look = looks[name]
-        curves = [smoothed(Curve(val[x_key], val["val_loss"])) for val in (run.digest.val.known("val_loss") for run in runs)]
+        curves = [smoothed(Curve(scale * val[x_key], val["val_loss"])) for val in (run.digest.val.known("val_loss") for run in runs)]
         for curve in curves:
             axes.plot(curve.x, curve.losses, color=look.colour, linestyle=look.dash, linewidth=1.1, alpha=0.75)
             last = max(last, float(curve.x[-1]))
             shown.setdefault(name, []).append(curve)
     axes.set_title("Validation loss, a line a seed (each point over five validations)")
-    axes.set_xlabel(_LABELS[x_key])
+    axes.set_xlabel(_compute_label(study, whole) if x_key == "flops" else "tokens seen")
     axes.set_ylabel("validation loss [nats a token]")
     if shown:
         late = {
@@ -81,11 +92,11 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]
         axes.set_ylim(0.995 * min(everywhere), 1.01 * max(late.get(study.keys.baseline) or everywhere))
 
 
-def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) -> None:
-    looks = _looks(study)
+def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], whole: float | None) -> None:
+    looks, scale = _looks(study), 100 / whole if whole else 1.0
     for name, look in looks.items():
         if runs := own[name]:
-            flops, losses = [run.flops for run in runs], [run.final_loss for run in runs]
+            flops, losses = [scale * run.flops for run in runs], [run.final_loss for run in runs]
             axes.plot(flops, losses, ".", color=look.colour, markersize=4, alpha=0.6)
             axes.errorbar(
                 np.mean(flops),
@@ -99,22 +110,28 @@ def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]) 
             )
     reference = [own[name] for name in study.ends if own[name]]
     if len(reference) > 1:
-        points = sorted((np.mean([run.flops for run in runs]), np.mean([run.final_loss for run in runs])) for runs in reference)
+        points = sorted((scale * np.mean([run.flops for run in runs]), np.mean([run.final_loss for run in runs])) for runs in reference)
         flops, losses = np.log(points).T
         between = np.linspace(flops[0], flops[-1], 100)  # as equal loss is read: straight in the logarithms
         axes.plot(np.exp(between), np.exp(np.interp(between, flops, losses)), color=style.MUTED, linewidth=1.0, zorder=0)
     axes.set_title("Where each ends: mean and deviation over seeds")
-    axes.set_xlabel(_LABELS["flops"])
+    axes.set_xlabel(_compute_label(study, whole))
 
 
-def _draw_savings(axes: Axes, study: Study, results: Sequence[ArmResult]) -> None:
+def _draw_savings(axes: Axes, study: Study, results: Sequence[ArmResult], whole: float | None) -> None:
     """From where an arm ends to what the baseline takes for its loss, where that is known of every seed."""
+    arrows = []
     for result in results:
         saved = result.saved[0] if study.ends and result.saved and not result.is_variant else None
         if saved is None or saved.bound or result.loss is None or result.flops is None or saved.spread.mean < _LEAST_ARROW:
             continue
-        begin, end = (result.flops.mean, result.loss.mean), (result.flops.mean / (1 - saved.spread.mean), result.loss.mean)
-        axes.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": style.MUTED, "linewidth": 1.0, "shrinkA": 6, "shrinkB": 0})
-        axes.annotate(
-            f"{saved.spread.mean:.0%} less", ((begin[0] * end[0]) ** 0.5, begin[1]), xytext=(0, 3), textcoords="offset points", ha="center"
-        )
+        begin = result.flops.mean * (100 / whole if whole else 1.0)
+        arrows.append((result.loss.mean, begin, begin / (1 - saved.spread.mean), f"{saved.spread.mean:.0%} less"))
+    low, high = axes.get_ylim()
+    above = np.inf
+    for loss, begin, end, words in sorted(arrows, reverse=True):
+        look = {"arrowstyle": "->", "color": style.MUTED, "linewidth": 1.0, "shrinkA": 6, "shrinkB": 0}
+        axes.annotate("", (end, loss), (begin, loss), arrowprops=look)
+        offset = 3 if above - loss > _LEAST_GAP * (high - low) else -12
+        axes.annotate(words, ((begin * end) ** 0.5, loss), xytext=(0, offset), textcoords="offset points", ha="center")
+        above = loss

@@ -21,7 +21,7 @@ def save_overlays(study: Study, losses: Losses, runs: Runs, overlays: Mapping[st
         figure = Figure(figsize=(8, 4.6), dpi=150, layout="constrained", facecolor="white")
         axes = figure.subplots()
         for number, curve in enumerate(base):
-            label = f"{study.keys.baseline}, from scratch" if number == 0 else None
+            label = study.keys.baseline if number == 0 else None
             axes.plot(curve.x / 1e6, curve.losses, color=style.INK, linewidth=1.6, alpha=0.6, label=label)
         for index, (arm, found) in enumerate(overlays.items()):
             colour, dash = style.run_style(index)

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from raystage.config.duration import parse_duration
 from raystage.data.reader import Reader, Wanted
 from raystage.devices.programs import Programs
-from raystage.models.count import flops_per_token, matmul_parameters, mfu
+from raystage.models.count import flops_per_token, mfu
 from raystage.pacing.point import Check, Decision, Point
 from raystage.pacing.schedule import is_due
 from raystage.pacing.state import State
@@ -31,9 +33,10 @@ from raystage.training.profile_steps import StepProfiler
 from raystage.training.run import Run
 from raystage.training.signal_probe import ProbeSums, SignalProbe
 from raystage.training.step import train_step
-from raystage.training.step_log import Read, Step, StepLog
+from raystage.training.step_log import Read, Step, StepLog, seen_at
 from raystage.training.transition import TransitionReport
 
+MOMENT_EVERY_STEPS = 20  # between two reads of Adam's second moments, at least: each takes as much memory traffic as the model has
 LISTEN_EVERY_S = 1.0  # how often ranks exchange a word on whether to go on, where steps take long
 
 
@@ -170,7 +173,7 @@ class Loop:
         run.state = dataclasses.replace(state, counters=counters.after_step(cut_, flops))
         seconds = time.perf_counter() - begin_s
         record = {"kind": "train", **run.stamp(), "batch_crc32": self._reader.fingerprint(cut_)}
-        self._steps.add(Step(record, self._seen(lr), cut_.tokens, flops, seconds, loss_sum, grad_norm))
+        self._steps.add(Step(record, seen_at(run, lr), cut_.tokens, flops, seconds, loss_sum, grad_norm))
 
     @property
     def _wanted(self) -> Wanted:
@@ -181,22 +184,6 @@ class Loop:
         """The step that is trained or comes next, and the rows of the corpus in its batch."""
         counters = self._run.state.counters
         return counters.step + 1, self._reader.row_numbers(self._reader.cut_at(counters.place, self._wanted))
-
-    def _seen(self, lr: float) -> dict[str, Any]:
-        """What the point of the step just done has beside its loss and its time."""
-        run, counters = self._run, self._run.state.counters
-        n_parameters = matmul_parameters(run.state.machinery.spec)
-        return {
-            "step": counters.step,
-            "tokens_seen": counters.tokens_seen,
-            "compute": 6.0 * n_parameters * counters.effective_tokens,
-            "tokens_per_parameter": counters.effective_tokens / n_parameters,
-            "lr": lr,
-            "progress": run.progress,
-            "taken": run.state.taken,
-            "held": counters.held,
-            "n_rollbacks": counters.n_rollbacks,
-        }
 
     def _rate_factor(self, step: int, progress: float) -> float:
         counters, grown = self._run.state.counters, self._run.state.counters.grown_at_step
@@ -221,11 +208,17 @@ class Loop:
         self._listen_every_steps = max(1, int(LISTEN_EVERY_S / max(step_s, 1e-6)))
         run.state = dataclasses.replace(run.state, counters=dataclasses.replace(run.state.counters, elapsed_s=orders.elapsed_s))
         self._note_programs(step)
-        self._steps.start_read(self._measure_probe(), largest_second_moment(run.state.machinery.optimizer))
+        self._steps.start_read(self._measure_probe(), self._second_moment(before, step))
         self._collect(wait=False)
         if orders.save and self._decision is None and self._scheduled() is None and orders.ending is None:
             self._save("interval")
         return orders.ending
+
+    def _second_moment(self, before: int, step: int) -> Tensor | None:
+        """Adam's largest: at every boundary where the guard asks for it, or a device would have programs for two kinds of boundary."""
+        run = self._run
+        always = run.device.is_lazy or self._config.pacing.guard.second_moment_ratio is not None
+        return largest_second_moment(run.state.machinery.optimizer) if always or _crosses(MOMENT_EVERY_STEPS, before, step) else None
 
     def _note_programs(self, step: int) -> None:
         """What the device has compiled since the last look: after the preflight there should be nothing more."""

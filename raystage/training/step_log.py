@@ -8,7 +8,9 @@ from torch import Tensor
 
 from raystage.devices.device import Device
 from raystage.devices.ranks import Ranks
+from raystage.models.count import matmul_parameters
 from raystage.pacing.point import Point
+from raystage.training.run import Run
 from raystage.training.signal_probe import ProbeSums
 
 
@@ -40,6 +42,22 @@ class Read:
     def first_bad_step(self) -> int | None:
         """The first step whose loss or gradient is not finite."""
         return next((p.step for p in self.points if not p.is_finite), None)
+
+
+def seen_at(run: Run, lr: float) -> dict[str, Any]:
+    """What the point of the step just done has beside its loss and its time."""
+    counters, n_parameters = run.state.counters, matmul_parameters(run.state.machinery.spec)
+    return {
+        "step": counters.step,
+        "tokens_seen": counters.tokens_seen,
+        "compute": 6.0 * n_parameters * counters.effective_tokens,
+        "tokens_per_parameter": counters.effective_tokens / n_parameters,
+        "lr": lr,
+        "progress": run.progress,
+        "taken": run.state.taken,
+        "held": counters.held,
+        "n_rollbacks": counters.n_rollbacks,
+    }
 
 
 class StepLog:

@@ -27,6 +27,8 @@ ON_CPU = (
     "bench_start",
     "bench_data_wait",
     "bench_workers",
+    "bench_scaling",
+    "bench_checkpointing",
 )
 ON_GPU = ("bench_data_wait", "bench_transition")
 
@@ -43,7 +45,7 @@ def main() -> int:
 def _on_cpu(nanogpt: Path | None) -> Iterator[Result]:
     for name in ON_CPU:
         yield from run_fresh(name)
-    yield from bench_peers.run_small(nanogpt)
+    yield from bench_peers.run_short(nanogpt)
 
 
 def _on_gpu(nanogpt: Path | None) -> Iterator[Result]:

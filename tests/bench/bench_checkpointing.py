@@ -16,7 +16,12 @@ from tests.bench.turns import RunInTurns
 TURNS = 7
 
 
-def run(length: int) -> Result:
+def run() -> Result:
+    """At 256 tokens."""
+    return at_length(256)
+
+
+def at_length(length: int) -> Result:
     """One line."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         runs = [
@@ -32,4 +37,4 @@ def run(length: int) -> Result:
 
 if __name__ == "__main__":
     for n_tokens in (256, 1024):
-        print(run(n_tokens).line(), flush=True)
+        print(at_length(n_tokens).line(), flush=True)

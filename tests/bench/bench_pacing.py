@@ -1,8 +1,12 @@
-"""CPU time that pacing costs a training step: points, boundaries, checks, orders; and how often it waits for the device."""
+"""CPU time that pacing costs a training step: points, boundaries, checks, orders, reads of Adam's moments; and how often it waits for the
+device."""
 
 import contextlib
+import dataclasses
 import statistics
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,13 +16,18 @@ from scipy import special
 
 import raystage.data.reader as reader_module
 import raystage.training.loop as loop_module
+from raystage.config.schema import Optimizer
 from raystage.data.batch import Batch
+from raystage.models.family import build_model
 from raystage.runtime.run_folder import RunFolder
+from raystage.training.optimizer import largest_second_moment, make_optimizer
 from raystage.training.run import Run
 from raystage.training.step_log import StepLog
+from tests.bench.bench_step import SPEC as STEP_SPEC
 from tests.bench.cpu_clock import CpuClock
 from tests.bench.result import Result
 from tests.training.made_run import configure, train_here
+from tests.training.read_counter import ReadCounter
 
 STEPS, PAIRS = 6000, 10
 # nothing to change, and a stop that never comes: every check looks at the slope
@@ -39,7 +48,14 @@ RUN = [
 ]
 
 
-def run() -> Result:
+def run() -> Iterator[Result]:
+    """Three lines."""
+    yield cpu_time()
+    yield moments_time()
+    yield syncs()
+
+
+def cpu_time() -> Result:
     """A run whose forward, backward and data cost nothing: what is left is pacing.
 
     Less records, fencing off old attempts, and the three changes that the last call makes: applying nothing is what is measured.
@@ -48,6 +64,40 @@ def run() -> Result:
         spent_us = [_cost_a_step(Path(folder), f"cost-{number}") * 1e6 for number in range(3)]
     ratios = tuple(us / (TARGET_S * 1e6) for us in spent_us)
     return Result("pacing, CPU time a step", "100 us", "x", ratios, "<= 1", f"{spent_us[-1]:.0f} us", "<= 1")
+
+
+def moments_time() -> Result:
+    """What grows with the model: the largest second moment. The 14M model."""
+    spec = dataclasses.replace(STEP_SPEC, vocab_size=8192, n_layer=6, n_head=6, n_kv_head=6, head_dim=64, d_model=384, d_ff=1536)
+    model = build_model(spec, 0)
+    optimizer = make_optimizer(model, Optimizer())
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    spent_us = []
+    for _ in range(21):
+        begin_s = time.thread_time()
+        largest_second_moment(optimizer)
+        spent_us.append(1e6 * (time.thread_time() - begin_s) / loop_module.MOMENT_EVERY_STEPS)
+    ratios = tuple(us / (TARGET_S * 1e6) for us in spent_us[1:])  # the first warms up
+    said = f"{statistics.median(spent_us[1:]):.0f} us"
+    return Result("second moments of 14M, CPU time a step", "100 us", "x", ratios, "<= 1", said, "<= 1")
+
+
+def syncs() -> Result:
+    """Values read from the device in the steps of a run with a decision by slope at every boundary, and a probe."""
+    steps = 40
+    overrides = [
+        "pacing.rule=slope",
+        "pacing.at=null",
+        "pacing.check_every_steps=10",
+        "pacing.signal=probe",
+        f"training.duration={steps} steps",
+    ]
+    with tempfile.TemporaryDirectory() as folder, ReadCounter() as reads:
+        train_here(configure(Path(folder), ["name=syncs", *overrides]))
+    added = sum(reads.by_method[part] for part in ("_train_one_step", "_measure_probe"))
+    return Result("waits for the device that a step adds", "none", "", (added / steps,), "<= 0", "", "<= 0")
 
 
 def wall_clock() -> str:
@@ -84,7 +134,8 @@ def _cost_a_step(folder: Path, name: str) -> float:
     def step(*_: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return loss * next(calls) ** -0.2, norm
 
-    pacing: list[tuple[Any, str]] = [(loop_module.Loop, part) for part in ("_seen", "_collect", "_boundary", "_carry_out_decisions")]
+    pacing: list[tuple[Any, str]] = [(loop_module.Loop, part) for part in ("_collect", "_boundary", "_carry_out_decisions")]
+    pacing.append((loop_module, "seen_at"))
     others: list[tuple[Any, str]] = [(Run, part) for part in ("record", "save", "validate")] + [
         (RunFolder, "attempt"),
         (loop_module, "carry_out"),
@@ -102,5 +153,6 @@ def _cost_a_step(folder: Path, name: str) -> float:
 
 
 if __name__ == "__main__":
-    print(run().line())
+    for result in run():
+        print(result.line())
     print(wall_clock())

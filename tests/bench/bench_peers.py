@@ -38,21 +38,30 @@ from tests.training.made_run import assign
 
 N_THREADS = n_cores()
 TURNS = 7
-OURS, TRAINER = "raystage", "Trainer"
-GATE, TARGETS = ">= 1.00", (">= 1.10", ">= 1.25")  # of nanoGPT's, of the Trainer
+OURS, TRAINER, ALIKE = "raystage", "Trainer", "nanoGPT's loop, settings alike"
+GATE, TARGET, TARGETS = ">= 1.00", ">= 1.10", {TRAINER: ">= 1.25"}
 Way = tuple[str, bool]  # a loop's name, and whether it is compiled
 Loops = Mapping[str, Callable[[PeerSize, Path, bool, int, Pause], None]]
 MakeArm = Callable[[Way], AbstractContextManager[Arm]]
 
 
 def run_small(nanogpt: Path | None = None) -> Iterator[Result]:
-    """On the CPU, the 14M model: two lines for each length. `nanogpt`: a copy of it."""
+    """On the CPU, the 14M model: two lines for each length, and what the loop is worth without the settings of its process. `nanogpt`: a
+    copy of it."""
     for length in (256, 1024):
         yield from _compare(small(length), (False, True), 1, loops_with(nanogpt))
+    yield from _compare(small(256), (False, True), 1, {OURS: _raystage, ALIKE: _nanogpt_alike})
+
+
+def run_short(nanogpt: Path | None = None) -> Iterator[Result]:
+    """And a short look at the 124M model, not compiled."""
+    yield from run_small(nanogpt)
+    for length in (256, 1024):
+        yield from _compare(gpt2(length), (False,), 1, loops_with(nanogpt), turns=3)
 
 
 def run(nanogpt: Path | None = None, everything: bool = False) -> Iterator[Result]:
-    """The 124M model too."""
+    """The 124M model at length."""
     yield from run_small(nanogpt)
     for compiled in (False, True)[: 1 + everything]:
         for length in (256, 1024):  # six loops of this model at once are 30 GB
@@ -65,27 +74,28 @@ def run_on_gpu(nanogpt: Path | None = None) -> Iterator[Result]:
         yield from _compare(size, (False, True), 10, loops_with(nanogpt))
 
 
-def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int, loops: Loops) -> Iterator[Result]:
+def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int, loops: Loops, turns: int = TURNS) -> Iterator[Result]:
     ways = [(name, compile_) for name in loops for compile_ in compiled]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         make = functools.partial(_arm, size, Path(folder), loops, block_steps)
-        seconds = _in_turns(ways, make, stack) if size.device == "cpu" else _one_by_one(ways, make)
+        seconds = _in_turns(ways, make, stack, turns) if size.device == "cpu" else _one_by_one(ways, make)
         rates = {_called(way): block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
         said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, Path(folder), rate)}" for name, rate in rates.items())
     fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in loops}
     ours, name = seconds[fastest[OURS]], f"step, {size.name}{', compiled' * all(compiled)}"
-    for peer, target in zip((peer for peer in loops if peer != OURS), TARGETS, strict=True):
+    *_before, last = loops
+    for peer in (peer for peer in loops if peer != OURS):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
-        yield Result(name, peer, "x", ratios, target, said if peer == TRAINER else "", GATE)
+        yield Result(name, peer, "x", ratios, TARGETS.get(peer, TARGET), said if peer == last else "", GATE)
 
 
-def _in_turns(ways: list[Way], make: MakeArm, stack: ExitStack) -> dict[Way, list[float]]:
+def _in_turns(ways: list[Way], make: MakeArm, stack: ExitStack, turns: int) -> dict[Way, list[float]]:
     """Seconds of the blocks of each: others use a CPU too, and slow all of them alike."""
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     arms = {way: stack.enter_context(make(way)) for way in ways}
     for arm in (*arms.values(), *arms.values()):
         arm.block()  # imports, memory, compiling
-    for i in range(TURNS):
+    for i in range(turns):
         for way in ways[i % len(ways) :] + ways[: i % len(ways)]:
             seconds[way].append(arms[way].block())
     return seconds
@@ -145,6 +155,12 @@ def _raystage(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pa
 
 def _nanogpt(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
     nanogpt_loop.train(size, _tokens(size, folder), compile_, block_steps, pause)
+
+
+def _nanogpt_alike(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
+    """With the library for products and the allocator that raystage chooses for its process."""
+    pick_device(size.device).prepare(N_THREADS, deterministic=False)
+    _nanogpt(size, folder, compile_, block_steps, pause)
 
 
 def _nanogpt_itself(source: Path, size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:

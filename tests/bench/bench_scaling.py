@@ -31,7 +31,7 @@ N_GPUS = torch.cuda.device_count()
 TURNS, REDUCTIONS = 7, 10
 
 
-def run(n_most: int) -> Iterator[Result]:
+def run(n_most: int = N_GPUS or n_cores()) -> Iterator[Result]:
     """A line for each number of workers from 2 on: efficiency, their rate over so many times that of one worker."""
     size = on_gpu()[0] if N_GPUS else small(256)
     size = dataclasses.replace(size, rows=max(size.rows, 4 * n_most))
@@ -75,9 +75,8 @@ def _reduce(ranks: Ranks, n_numbers: int) -> float:
 
 def main() -> None:
     """Prints the table."""
-    n_most = int(sys.argv[1]) if len(sys.argv) > 1 else N_GPUS or n_cores()
     table = Table(Path("bench_scaling.json"), N_GPUS > 0)
-    for result in run(n_most):
+    for result in run(*map(int, sys.argv[1:])):
         table.add(result)
     sys.exit(table.end())
 

@@ -25,7 +25,6 @@ GPT2_124M = ModelSpec(
     dropout=0.0,
     eot_id=0,
 )
-SMALL = dataclasses.replace(GPT2_124M, vocab_size=8192, context_length=256, n_layer=6, d_model=256, n_head=4, n_kv_head=4, d_ff=1024)
 
 
 def doubled(spec: ModelSpec) -> ModelSpec:

@@ -13,7 +13,7 @@ import psutil
 from raystage.tracking.records import METRICS_FILE, parse_line
 from tests.bench.endless_run import endless
 from tests.bench.peer_size import PeerSize
-from tests.bench.running import TRAIN, ray_workers, running
+from tests.bench.running import TRAIN, running
 from tests.training.made_run import assign
 
 STEPS, MOST_S = 4, 300.0
@@ -22,7 +22,8 @@ _PATIENT = ("runtime.spare_after_s=null", "runtime.stall_minutes=60", "runtime.d
 
 
 class RunInTurns:
-    """A run of `size` with these overrides, its workers stopped; all ends with `stack`."""
+    """A run of `size` with these overrides, stopped with all of its processes, Ray's own too: they would take of the others' turns what
+    they take of its own. All ends with `stack`."""
 
     def __init__(self, folder: Path, name: str, size: PeerSize, overrides: list[str], stack: contextlib.ExitStack) -> None:
         config = endless(folder, name, size, 1, *_PATIENT, *overrides)
@@ -31,8 +32,6 @@ class RunInTurns:
         self._process = stack.enter_context(running(folder, config, [sys.executable, *TRAIN]))
         self._log = folder / f"{config.name}.log"
         self._wait(0, 3)
-        self._workers = [self._process] if config.runtime.engine == "local" else ray_workers(self._process)
-        assert self._workers, "no process is called a worker of Ray Train"
         self._signal(signal.SIGSTOP)
 
     def turn(self) -> float:
@@ -52,9 +51,9 @@ class RunInTurns:
             time.sleep(0.1)
 
     def _signal(self, number: int) -> None:
-        for worker in self._workers:
+        for process in (self._process, *self._process.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
-                worker.send_signal(number)
+                process.send_signal(number)
 
     def _times_s(self, from_byte: int) -> list[float]:
         if not self._metrics.exists():

@@ -218,11 +218,13 @@ def test_what_is_said_by_hand_waits_for_a_rollback(folder: Path, spoil: Callable
     assert [(d["kind"], d["trigger"]) for d in records.decisions] == [("rollback", "guard"), ("hold", "manual")]
 
 
-def test_stability_is_logged(folder: Path) -> None:
-    records = train_here(configure(folder, ["name=logged", *PLAIN]))
-    moments = [r["second_moment"] for r in records.train if r["second_moment"] is not None]
-    assert len(moments) == 12
-    assert all(m > 0 for m in moments)
+@pytest.mark.parametrize(("watched", "every"), [("null", loop_module.MOMENT_EVERY_STEPS), ("100", 5)])
+def test_stability_is_logged(folder: Path, watched: str, every: int) -> None:
+    """Second moments, which cost as much as there are parameters, at every boundary only where the guard looks at them."""
+    records = train_here(configure(folder, [f"name=logged-{watched}", *PLAIN, f"pacing.guard.second_moment_ratio={watched}"]))
+    moments = {r["step"]: r["second_moment"] for r in records.train if r["second_moment"] is not None}
+    assert list(moments) == list(range(every, 61, every))
+    assert all(m > 0 for m in moments.values())
     assert all(r["grad_norm"] > 0 for r in records.train)
 
 
