@@ -79,14 +79,17 @@ def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int, loops: 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         make = functools.partial(_arm, size, Path(folder), loops, block_steps)
         seconds = _in_turns(ways, make, stack, turns) if size.device == "cpu" else _one_by_one(ways, make)
-        rates = {_called(way): block_steps * size.tokens_a_step / statistics.median(seconds[way]) for way in ways}
-        said = "tokens/s: " + "; ".join(f"{name} {rate:,.0f}{_mfu_words(size, Path(folder), rate)}" for name, rate in rates.items())
+        rates = {way: [block_steps * size.tokens_a_step / each for each in seconds[way]] for way in ways}
+        shares = {way: [_mfu(size, Path(folder), rate) for rate in rates[way]] for way in ways}
+    said = "tokens/s: " + "; ".join(f"{_called(way)} {statistics.median(rates[way]):,.0f}" for way in ways)
     fastest = {name: min((way for way in ways if way[0] == name), key=lambda way: statistics.median(seconds[way])) for name in loops}
     ours, name = seconds[fastest[OURS]], f"step, {size.name}{', compiled' * all(compiled)}"
     *_before, last = loops
     for peer in (peer for peer in loops if peer != OURS):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
         yield Result(name, peer, "x", ratios, TARGETS.get(peer, TARGET), said if peer == last else "", GATE)
+    if known := [share for share in shares[fastest[OURS]] if share is not None]:
+        yield Result(f"MFU, {size.name}", "the GPU's peak", "", tuple(known), ">= 0.55", "")
 
 
 def _in_turns(ways: list[Way], make: MakeArm, stack: ExitStack, turns: int) -> dict[Way, list[float]]:
@@ -102,7 +105,7 @@ def _in_turns(ways: list[Way], make: MakeArm, stack: ExitStack, turns: int) -> d
 
 
 def _one_by_one(ways: list[Way], make: MakeArm) -> dict[Way, list[float]]:
-    """The same where memory holds one loop, and nobody else is at work: a GPU."""
+    """The same where memory holds one loop, and nobody else is at work, so that blocks of two loops need not be neighbours: a GPU."""
     seconds = {}
     for way in ways:
         with make(way) as arm:
@@ -117,13 +120,13 @@ def _called(way: Way) -> str:
     return f"{name}{', compiled' * compile_}"
 
 
-def _mfu_words(size: PeerSize, folder: Path, tokens_per_s: float) -> str:
+def _mfu(size: PeerSize, folder: Path, tokens_per_s: float) -> float | None:
+    """None of a CPU, whose peak is not known."""
     if size.device == "cpu":
-        return ""  # whose peak is not known
+        return None
     config = _config(size, folder, False, 1)
     spec = spec_of(config, plan_of(config).shapes()[-1], size.vocab_size, eot_id=0)
-    share = mfu(tokens_per_s * flops_per_token(spec, size.length), torch.cuda.get_device_name())
-    return "" if share is None else f" (MFU {share:.1%})"
+    return mfu(tokens_per_s * flops_per_token(spec, size.length), torch.cuda.get_device_name())
 
 
 @contextmanager

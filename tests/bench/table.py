@@ -29,7 +29,7 @@ class Table:
             "python": platform.python_version(),
             "torch": torch.__version__,
         }
-        print(f"{', '.join(f'{key} {value}' for key, value in self._conditions.items())}; medians of paired runs, lowest to highest")
+        print(f"{', '.join(f'{key} {value}' for key, value in self._conditions.items())}; medians, lowest to highest")
 
     def add(self, result: Result) -> None:
         """Its line, with what all took since the one before it."""

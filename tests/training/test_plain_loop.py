@@ -34,7 +34,10 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_loss, "_WEIGHTS_AT_ONCE", 1)
 
 
-@pytest.mark.parametrize("overrides", [[], LLAMA, LONG, ["training.activation_checkpointing=full"], BY_INDUCTOR])
+WAYS = [[], LLAMA, LONG, ["training.activation_checkpointing=full"], BY_INDUCTOR]
+
+
+@pytest.mark.parametrize("overrides", WAYS)
 def test_losses_and_gradient_norms_are_those_of_a_plain_loop(overrides: list[str], tmp_path: Path) -> None:
     config = configure(tmp_path, [*PLAN, *overrides])
     ours = train_here(config)
@@ -43,6 +46,17 @@ def test_losses_and_gradient_norms_are_those_of_a_plain_loop(overrides: list[str
     assert found[-1] < 0.8 * found[0], "it learns, or they would be alike for nothing"
     assert [loss for _, loss in losses(ours)] == pytest.approx(found, rel=1e-5)
     assert [record["grad_norm"] for record in ours.train] == pytest.approx(norms, rel=1e-3)
+
+
+@pytest.mark.parametrize("overrides", WAYS)
+def test_in_bf16_losses_lie_far_nearer_to_those_in_float32_than_another_seeds(overrides: list[str], tmp_path: Path) -> None:
+    config = configure(tmp_path, [*PLAN, *overrides, "training.precision=bf16"])
+    ours = train_here(config)
+    exact = np.array(_train_plainly(config, ours)[0])
+    half = np.array([loss for _, loss in losses(ours)])
+    other = np.array([loss for _, loss in losses(train_here(configure(tmp_path, [*PLAN, *overrides, "name=other", "seed=5"])))])
+    gap, spread = np.abs(half - exact).mean(), np.abs(other - exact).mean()
+    assert 0 < gap < 0.1 * spread
 
 
 def _train_plainly(config: Config, ours: RunRecords) -> tuple[list[float], list[float]]:
