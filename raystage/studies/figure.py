@@ -1,13 +1,14 @@
 """The picture of a study: validation losses over compute or tokens, and where every arm ends."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from raystage.config.study import Study
 from raystage.report import style
@@ -16,8 +17,11 @@ from raystage.studies.measured import Measured
 from raystage.studies.results import ArmResult, Runs
 from raystage.studies.runs import Losses, counted_runs
 
+Array = NDArray[np.float64]
 _LOWEST_SHARE = 0.15  # of the longest run: before, all curves fall steeply and the differences are not to be seen
 _LEAST_ARROW = 0.03  # of the baseline's compute: a shorter one would lie under the points
+_MOST_ARMS = 7  # whose seeds can have a line each
+_POINTS = 200  # of a mean line
 _LEAST_GAP = 0.06  # of the height between two arrows, that the words of both may stand above them
 
 
@@ -48,8 +52,11 @@ def save_figure(study: Study, losses: Losses, measured: Runs, results: Sequence[
         curves, ends = figure.subplots(1, 2, width_ratios=(1.25, 1))
         whole = _whole_flops(own[study.keys.baseline])
         _draw_curves(curves, study, own, whole)
-        _draw_ends(ends, study, own, whole)
-        _draw_savings(ends, study, results, whole)
+        if study.ends:
+            _draw_ends(ends, study, own, whole)
+            _draw_savings(ends, study, results, whole)
+        else:
+            _draw_differences(ends, study, results)
         handles = [
             Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, label=look.label)
             for name, look in _looks(study).items()
@@ -72,14 +79,18 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]
     x_key, last, looks = study.keys.axis, 0.0, _looks(study)
     scale = 100 / whole if whole and x_key == "flops" else 1.0
     shown: dict[str, list[Curve]] = {}
+    is_crowded = len(own) > _MOST_ARMS
     for name, runs in own.items():
         look = looks[name]
         curves = [smoothed(Curve(scale * val[x_key], val["val_loss"])) for val in (run.digest.val.known("val_loss") for run in runs)]
-        for curve in curves:
-            axes.plot(curve.x, curve.losses, color=look.colour, linestyle=look.dash, linewidth=1.1, alpha=0.75)
-            last = max(last, float(curve.x[-1]))
-            shown.setdefault(name, []).append(curve)
-    axes.set_title("Validation loss, a line a seed (each point over five validations)")
+        if curves:
+            shown[name] = curves
+            last = max(last, *(float(curve.x[-1]) for curve in curves))
+        for x, losses in _lines(curves, is_crowded):
+            axes.plot(x, losses.mean(axis=0), color=look.colour, linestyle=look.dash, linewidth=1.1, alpha=0.75)
+            axes.fill_between(x, losses.min(axis=0), losses.max(axis=0), color=look.colour, alpha=0.12, linewidth=0)
+    each = "mean and range over seeds" if is_crowded else "a line a seed"
+    axes.set_title(f"Validation loss, {each} (over five validations)")
     axes.set_xlabel(_compute_label(study, whole) if x_key == "flops" else "tokens seen")
     axes.set_ylabel("validation loss [nats a token]")
     if shown:
@@ -90,6 +101,31 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]
         axes.set_xlim(_LOWEST_SHARE * last, 1.02 * last)
         # an arm that is far above at first, as short sequences are at full context, would press the others together
         axes.set_ylim(0.995 * min(everywhere), 1.01 * max(late.get(study.keys.baseline) or everywhere))
+
+
+def _lines(curves: Sequence[Curve], is_crowded: bool) -> Iterator[tuple[Array, Array]]:
+    """Places (n,) and losses there (lines, n): each curve by itself, or all of them together as far as they all go."""
+    if not is_crowded:
+        yield from ((curve.x, curve.losses[None]) for curve in curves)
+    elif curves:
+        x = np.linspace(max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves), _POINTS)
+        yield x, np.stack([np.interp(x, curve.x, curve.losses) for curve in curves])
+
+
+def _draw_differences(axes: Axes, study: Study, results: Sequence[ArmResult]) -> None:
+    """Where no other budget tells what a loss is worth: each arm's last loss less the baseline's, with its 95% interval."""
+    looks = _looks(study)
+    known = [(result, result.difference) for result in results if result.difference is not None and result.name != study.keys.baseline]
+    for place, (result, difference) in enumerate(known):
+        look = looks[result.name]
+        axes.errorbar(difference.mean, place, xerr=difference.half_interval, color=look.colour, marker=look.marker, markersize=6, capsize=3)
+        axes.plot(difference.values, [place] * len(difference.values), ".", color=look.colour, markersize=4, alpha=0.6)
+    axes.axvline(0, color=style.INK, linewidth=1.0, zorder=0)
+    words = [result.name + (f" ({result.share.mean:.0%})" if result.share else "") for result, _ in known]
+    axes.set_yticks(range(len(known)), words)
+    axes.invert_yaxis()
+    axes.set_title(f"Last loss less {study.keys.baseline}'s, 95% intervals")
+    axes.set_xlabel("[nats a token]; in brackets: share of the FLOPs")
 
 
 def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], whole: float | None) -> None:
