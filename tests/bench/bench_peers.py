@@ -28,7 +28,7 @@ from raystage.models.count import flops_per_token, mfu
 from raystage.runtime.worker import run_rank
 from raystage.training.policy import plan_of
 from raystage.training.stage_model import spec_of
-from tests.bench import nanogpt_itself, nanogpt_loop
+from tests.bench import nanogpt_itself, nanogpt_loop, products
 from tests.bench.arm import Arm, Pause
 from tests.bench.endless_run import endless
 from tests.bench.peer_size import PeerSize, gpt2, on_gpu, small
@@ -38,7 +38,7 @@ from tests.training.made_run import assign
 
 N_THREADS = n_cores()
 TURNS = 7
-OURS, TRAINER, ALIKE = "raystage", "Trainer", "nanoGPT's loop, settings alike"
+OURS, TRAINER, ALIKE, FLOOR = "raystage", "Trainer", "nanoGPT's loop, settings alike", "its products alone (the floor)"
 GATE, TARGET, TARGETS = ">= 1.00", ">= 1.10", {TRAINER: ">= 1.25"}
 Way = tuple[str, bool]  # a loop's name, and whether it is compiled
 Loops = Mapping[str, Callable[[PeerSize, Path, bool, int, Pause], None]]
@@ -75,9 +75,9 @@ def run_on_gpu(nanogpt: Path | None = None) -> Iterator[Result]:
 
 
 def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int, loops: Loops, turns: int = TURNS) -> Iterator[Result]:
-    ways = [(name, compile_) for name in loops for compile_ in compiled]
+    ways = [*((name, compile_) for name in loops for compile_ in compiled), (FLOOR, False)]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        make = functools.partial(_arm, size, Path(folder), loops, block_steps)
+        make = functools.partial(_arm, size, Path(folder), {**loops, FLOOR: _products}, block_steps)
         seconds = _in_turns(ways, make, stack, turns) if size.device == "cpu" else _one_by_one(ways, make)
         rates = {way: [block_steps * size.tokens_a_step / each for each in seconds[way]] for way in ways}
         shares = {way: [_mfu(size, Path(folder), rate) for rate in rates[way]] for way in ways}
@@ -88,6 +88,7 @@ def _compare(size: PeerSize, compiled: Sequence[bool], block_steps: int, loops: 
     for peer in (peer for peer in loops if peer != OURS):
         ratios = tuple(theirs / mine for theirs, mine in zip(seconds[fastest[peer]], ours, strict=True))
         yield Result(name, peer, "x", ratios, TARGETS.get(peer, TARGET), said if peer == last else "", GATE)
+    yield Result(name, FLOOR, "x", tuple(mine / least for mine, least in zip(ours, seconds[FLOOR, False], strict=True)), "", "")
     if known := [share for share in shares[fastest[OURS]] if share is not None]:
         yield Result(f"MFU, {size.name}", "the GPU's peak", "", tuple(known), ">= 0.55", "")
 
@@ -158,6 +159,10 @@ def _raystage(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pa
 
 def _nanogpt(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
     nanogpt_loop.train(size, _tokens(size, folder), compile_, block_steps, pause)
+
+
+def _products(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
+    products.train(size, N_THREADS, block_steps, pause)
 
 
 def _nanogpt_alike(size: PeerSize, folder: Path, compile_: bool, block_steps: int, pause: Pause) -> None:
