@@ -35,6 +35,14 @@ class _Look:
     label: str | None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Compute:
+    """How FLOPs are shown: times `scale`."""
+
+    scale: float
+    label: str
+
+
 def _looks(study: Study) -> dict[str, _Look]:
     """The baseline dark, its other budgets pale and named once, a colour for each of the others."""
     others = [arm.name for arm in study.arms if arm.name != study.keys.baseline and arm.name not in study.ends]
@@ -50,11 +58,11 @@ def save_figure(study: Study, losses: Losses, measured: Runs, results: Sequence[
     with style.applied():
         figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained", facecolor="white")
         curves, ends = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        whole = _whole_flops(own[study.keys.baseline])
-        _draw_curves(curves, study, own, whole)
+        compute = _compute_of(study, own)
+        _draw_curves(curves, study, own, compute)
         if study.ends:
-            _draw_ends(ends, study, own, whole)
-            _draw_savings(ends, study, results, whole)
+            _draw_ends(ends, study, own, compute)
+            _draw_savings(ends, results, compute)
         else:
             _draw_differences(ends, study, results)
         handles = [
@@ -66,18 +74,18 @@ def save_figure(study: Study, losses: Losses, measured: Runs, results: Sequence[
         figure.savefig(path, metadata={"Software": None})
 
 
-def _whole_flops(baseline: Sequence[Measured]) -> float | None:
-    """What the baseline takes, by which compute is shown; None while it has not ended."""
-    return float(np.mean([run.flops for run in baseline])) if baseline else None
+def _compute_of(study: Study, own: Mapping[str, Sequence[Measured]]) -> _Compute:
+    """In percent of what the baseline takes; in FLOPs while that has not ended."""
+    baseline = own[study.keys.baseline]
+    if not baseline:
+        return _Compute(1.0, "compute [FLOPs]")
+    whole = float(np.mean([run.flops for run in baseline]))
+    return _Compute(100 / whole, f"compute [% of {study.keys.baseline}'s {whole:.3g} FLOPs]")
 
 
-def _compute_label(study: Study, whole: float | None) -> str:
-    return "compute [FLOPs]" if whole is None else f"compute [% of {study.keys.baseline}'s {whole:.3g} FLOPs]"
-
-
-def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], whole: float | None) -> None:
+def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], compute: _Compute) -> None:
     x_key, last, looks = study.keys.axis, 0.0, _looks(study)
-    scale = 100 / whole if whole and x_key == "flops" else 1.0
+    scale, label = (compute.scale, compute.label) if x_key == "flops" else (1.0, "tokens seen")
     shown: dict[str, list[Curve]] = {}
     is_crowded = len(own) > _MOST_ARMS
     for name, runs in own.items():
@@ -91,7 +99,7 @@ def _draw_curves(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]]
             axes.fill_between(x, losses.min(axis=0), losses.max(axis=0), color=look.colour, alpha=0.12, linewidth=0)
     each = "mean and range over seeds" if is_crowded else "a line a seed"
     axes.set_title(f"Validation loss, {each} (over five validations)")
-    axes.set_xlabel(_compute_label(study, whole) if x_key == "flops" else "tokens seen")
+    axes.set_xlabel(label)
     axes.set_ylabel("validation loss [nats a token]")
     if shown:
         late = {
@@ -128,11 +136,11 @@ def _draw_differences(axes: Axes, study: Study, results: Sequence[ArmResult]) ->
     axes.set_xlabel("[nats a token]; in brackets: share of the FLOPs")
 
 
-def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], whole: float | None) -> None:
-    looks, scale = _looks(study), 100 / whole if whole else 1.0
+def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], compute: _Compute) -> None:
+    looks = _looks(study)
     for name, look in looks.items():
         if runs := own[name]:
-            flops, losses = [scale * run.flops for run in runs], [run.final_loss for run in runs]
+            flops, losses = [compute.scale * run.flops for run in runs], [run.final_loss for run in runs]
             axes.plot(flops, losses, ".", color=look.colour, markersize=4, alpha=0.6)
             axes.errorbar(
                 np.mean(flops),
@@ -146,22 +154,24 @@ def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], 
             )
     reference = [own[name] for name in study.ends if own[name]]
     if len(reference) > 1:
-        points = sorted((scale * np.mean([run.flops for run in runs]), np.mean([run.final_loss for run in runs])) for runs in reference)
+        points = sorted(
+            (compute.scale * np.mean([run.flops for run in runs]), np.mean([run.final_loss for run in runs])) for runs in reference
+        )
         flops, losses = np.log(points).T
         between = np.linspace(flops[0], flops[-1], 100)  # as equal loss is read: straight in the logarithms
         axes.plot(np.exp(between), np.exp(np.interp(between, flops, losses)), color=style.MUTED, linewidth=1.0, zorder=0)
     axes.set_title("Where each ends: mean and deviation over seeds")
-    axes.set_xlabel(_compute_label(study, whole))
+    axes.set_xlabel(compute.label)
 
 
-def _draw_savings(axes: Axes, study: Study, results: Sequence[ArmResult], whole: float | None) -> None:
+def _draw_savings(axes: Axes, results: Sequence[ArmResult], compute: _Compute) -> None:
     """From where an arm ends to what the baseline takes for its loss, where that is known of every seed."""
     arrows = []
     for result in results:
-        saved = result.saved[0] if study.ends and result.saved and not result.is_variant else None
+        saved = result.saved[0] if result.saved and not result.is_variant else None
         if saved is None or saved.bound or result.loss is None or result.flops is None or saved.spread.mean < _LEAST_ARROW:
             continue
-        begin = result.flops.mean * (100 / whole if whole else 1.0)
+        begin = compute.scale * result.flops.mean
         arrows.append((result.loss.mean, begin, begin / (1 - saved.spread.mean), f"{saved.spread.mean:.0%} less"))
     low, high = axes.get_ylim()
     above = np.inf
