@@ -102,10 +102,6 @@ def _check_training(config: Config) -> None:
         )
     if training.micro_batch_tokens is not None and training.micro_batch_tokens < context:
         raise ConfigError(f"training.micro_batch_tokens={training.micro_batch_tokens}: below one row, model.context_length={context}")
-    if training.micro_batch_tokens is None and training.strategy == "fsdp":
-        raise ConfigError(
-            "training.micro_batch_tokens=null: is for ddp; give a number (`raystage plan` tells what memory it takes), or use ddp"
-        )
     if training.activation_checkpointing == "auto" and training.strategy == "fsdp":
         raise ConfigError(
             "training.activation_checkpointing=auto: is for ddp; use full (`raystage plan` tells what memory it takes), or ddp"

@@ -157,7 +157,7 @@ class Training:
     )
     micro_batch_tokens: Positive | None = Field(
         default=16384,
-        description="[tokens] of one forward and backward on one worker; null: as memory allows, chosen at each start (ddp; not on xla)",
+        description="[tokens] of one forward and backward on one worker; null: as memory allows, chosen at each start (not on xla)",
     )
     preflight: bool = Field(
         default=True,

@@ -19,10 +19,10 @@ from raystage.runtime.run_storage import RunStorage
 from raystage.runtime.system_usage import SystemUsage
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
 from raystage.training.checkpoint import Stored
+from raystage.training.fit_job import fitted
 from raystage.training.job import Job
 from raystage.training.loop import Loop
 from raystage.training.manifest import Manifest
-from raystage.training.memory_fit import fitted
 from raystage.training.ports import Asked, Ending, RemoteController, nothing_asked
 from raystage.training.preflight import preflight
 from raystage.training.run import Outside, Run

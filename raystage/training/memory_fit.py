@@ -6,11 +6,9 @@ import functools
 
 from raystage.config import Config
 from raystage.devices.device import Device
-from raystage.devices.ranks import Ranks
 from raystage.models.spec import ModelSpec
 from raystage.pacing.stage import Shape
 from raystage.training.errors import RehearsalError
-from raystage.training.job import Job
 from raystage.training.memory import peak_bytes
 from raystage.training.policy import plan_of
 from raystage.training.step import n_sequences_of
@@ -18,20 +16,6 @@ from raystage.training.step import n_sequences_of
 GIB = 2**30
 _SHARE = 0.9  # of free memory: the rest is for what libraries and allocators keep for themselves
 _MOST_TOKENS_ON_CPU = 16384  # more bring a CPU nothing, and take memory from its neighbours
-
-
-def fitted(job: Job, device: Device, ranks: Ranks) -> Job:
-    """The job with a micro-batch, and the memory in runtime.memory_gib, where its configuration leaves a choice to memory.
-
-    Every rank calls it, and has the same.
-    Raises RehearsalError where one sequence takes more than runtime.memory_gib.
-    """
-    if not job.config.training.is_fitted:
-        return job
-    spec, on_cpu = job.spec(plan_of(job.config).shapes()[-1]), device.torch_device.type == "cpu"
-    n_sharing = ranks.on_this_host() if on_cpu else 1
-    (budget,) = ranks.smallest([given_bytes(job.config) or free_bytes(device) // n_sharing])
-    return dataclasses.replace(job, config=with_choices(job.config, spec, budget, ranks.world_size, on_cpu))
 
 
 def given_bytes(config: Config) -> int | None:

@@ -106,7 +106,6 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["training.batch_tokens=1000"], "training.batch_tokens=1000: must be a multiple of model.context_length=256, like 1024"),
         (["training.batch_tokens=8"], "training.batch_tokens=8: must be a multiple of model.context_length=256, like 256"),
         (["training.reduce_precision=bf16", "runtime.device=xla"], "training.reduce_precision=bf16: with runtime.device=xla"),
-        (["training.micro_batch_tokens=null", "training.strategy=fsdp"], "training.micro_batch_tokens=null: is for ddp; give a number"),
         (["training.micro_batch_tokens=null", "runtime.device=xla"], "training.micro_batch_tokens=null: memory is not predicted for"),
         (
             ["training.activation_checkpointing=auto", "training.strategy=fsdp"],

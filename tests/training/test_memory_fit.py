@@ -9,10 +9,11 @@ from raystage.devices.cpu import Cpu
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.training.errors import RehearsalError
+from raystage.training.fit_job import fitted
 from raystage.training.job import Job
-from raystage.training.memory_fit import GIB, fitted, n_checkpointed, step_peak_bytes
+from raystage.training.memory_fit import GIB, n_checkpointed, step_peak_bytes
 from raystage.training.policy import plan_of
-from tests.gang import gang_of
+from tests.gang import GangError, gang_of
 from tests.training.made_run import configure, corpus_of, losses, train_here
 
 CHOOSE = ["training.micro_batch_tokens=null"]
@@ -49,6 +50,19 @@ def test_ranks_of_one_machine_share_what_is_free_and_agree_on_the_least(tmp_path
     with gang_of(2, tmp_path) as two:
         assert two(_chosen_on_rank, job, [int(2 * needed / 0.9) + 4, 8 * GIB]) == [2, 2]
         assert two(_chosen_on_rank, job, [8 * GIB, int(needed / 0.9) + 4]) == [1, 1]
+
+
+def test_sharded_workers_choose_by_the_forecast_of_one_process(tmp_path: Path) -> None:
+    sharded = [*CHOOSE, "training.strategy=fsdp"]
+    job = _job(configure(tmp_path, sharded))
+    shape = plan_of(job.config).shapes()[-1]
+    needed = step_peak_bytes(job.config, job.spec(shape), shape, 2 * CONTEXT, world_size=2, n_blocks=0)
+    assert needed < step_peak_bytes(job.config, job.spec(shape), shape, 2 * CONTEXT, world_size=1, n_blocks=0), "half of it is elsewhere"
+    with gang_of(2, tmp_path) as two:
+        assert two(_chosen_on_rank, job, [int(2 * needed / 0.9) + 4, 8 * GIB]) == [2, 2]
+        too_little = _job(configure(tmp_path, [*sharded, "runtime.memory_gib=0.0001"]))
+        with pytest.raises(GangError, match=r"the last stage takes 0\.00\d+ GiB(?s:.*)the first worker says why"):
+            two(_chosen_on_rank, too_little, [GIB, GIB])
 
 
 def test_a_number_is_kept_and_a_choice_trains_as_that_number_does(tmp_path: Path) -> None:
