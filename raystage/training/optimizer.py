@@ -82,8 +82,9 @@ def largest_second_moment(optimizer: torch.optim.Optimizer) -> torch.Tensor | No
     if not moments:
         return None
     mine = [moment.to_local() if isinstance(moment, DTensor) else moment for moment in moments]
-    # a rank may have nothing of a short tensor; none is below 0, and the norm of largest entries takes 40 times as long on a CPU
-    largest = torch.stack([moment.amax() for moment in mine if moment.numel()] or [mine[0].new_zeros(())]).amax()
+    # a rank may have nothing of a short tensor; none is below 0, and the norm of largest entries takes 40 times as long on a CPU; XLA's
+    # amax wants a dimension
+    largest = torch.stack([moment.flatten().amax(0) for moment in mine if moment.numel()] or [mine[0].new_zeros(())]).amax(0)
     if isinstance(moments[0], DTensor):
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=moments[0].device_mesh.get_group())
     return largest

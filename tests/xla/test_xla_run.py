@@ -60,6 +60,8 @@ def assert_near(ours: RunRecords, theirs: RunRecords, rel: float = 1e-4) -> None
         assert math.isclose(a, b, rel_tol=rel), step
     for key in ("grad_norm", "second_moment", "probe_loss"):
         for mine, other in zip(ours.train, theirs.train, strict=True):
+            if key == "second_moment" and other[key] is None:
+                continue  # a CPU reads it now and then, XLA at every boundary: one program for all of them
             assert (mine[key] is None) == (other[key] is None)
             assert mine[key] is None or math.isclose(mine[key], other[key], rel_tol=100 * rel), (key, mine["step"])
     assert [d["kind"] for d in ours.decisions] == [d["kind"] for d in theirs.decisions]
