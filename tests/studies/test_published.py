@@ -45,7 +45,7 @@ def test_a_page_is_what_the_command_makes_of_its_numbers(path: Path, monkeypatch
 
 def test_the_readme_says_how_much_compute_the_control_had() -> None:
     results = results_in(STUDIES / "everything-small.json")
-    slope, alone = (statistics.fmean(results[name]["share"]["values"]) for name in ("slope", "one-layer-long"))
+    slope, alone = (statistics.fmean(results[name]["share"]["values"]) for name in ("slope", "two-layers-long"))
     assert f"never grown, given {alone / slope:.0%} of that compute" in (ROOT / "README.md").read_text()
 
 
@@ -59,10 +59,19 @@ def test_the_readme_tells_the_study_of_everything() -> None:
         assert line.split(" | ", 1)[1] == figures_of(results[name]), name
 
 
-def test_the_readme_says_what_growing_adds_to_one_layer_alone() -> None:
-    (beside,) = (each for each in results_in(STUDIES / "everything-small.json")["slope"]["against"] if each["name"] == "one-layer-long")
+@pytest.mark.parametrize("control", ["one-layer-long", "two-layers-long"])
+def test_the_readme_says_what_growing_adds_to_a_small_model_alone(control: str) -> None:
+    (beside,) = (each for each in results_in(STUDIES / "everything-small.json")["slope"]["against"] if each["name"] == control)
     better = Spread(tuple(-value for value in beside["difference"]["values"]))
-    assert f"growing is {better.mean:.3f} ± {better.half_interval:.3f} nats better" in (ROOT / "README.md").read_text()
+    assert f"{better.mean:.3f} ± {better.half_interval:.3f} nats better" in _text("README.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/studies/README.md"])
+@pytest.mark.parametrize("arm", ["slope", "two-layers-long"])
+def test_what_the_slope_and_half_the_layers_save_is_quoted_as_it_is(page: str, arm: str) -> None:
+    (saved,) = results_in(STUDIES / "everything-small.json")[arm]["saved"]
+    spread = Spread(tuple(saved["spread"]["values"]))
+    assert f"{spread.mean:.0%} ± {spread.half_interval:.0%}" in _text(page)
 
 
 def test_the_readme_says_where_the_slope_ends_beside_the_target() -> None:
