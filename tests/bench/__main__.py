@@ -19,7 +19,6 @@ ON_CPU = (
     "bench_controller_day",
     "bench_pacing",
     "bench_records",
-    "bench_growth",
     "bench_transition",
     "bench_save",
     "bench_prepare",
@@ -45,6 +44,7 @@ def main() -> int:
 def _on_cpu(nanogpt: Path | None) -> Iterator[Result]:
     for name in ON_CPU:
         yield from run_fresh(name)
+    yield from run_fresh("bench_growth", keeps_memory=False)
     yield from bench_peers.run_short(nanogpt)
 
 
