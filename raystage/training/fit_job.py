@@ -53,9 +53,10 @@ def _apart(asked: dict[str, Any]) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "raystage.training.fit_apart"]
     done = subprocess.run(command, input=json.dumps(asked), env=environment, capture_output=True, text=True)  # nosec B603
-    if done.returncode:
+    *_before, answer = done.stdout.splitlines() or [""]  # libraries may say something first
+    if done.returncode or not answer:
         return {
             "refused": f"the forecast of memory failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}",
             "micro_batch_tokens": None,
         }
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(answer))

@@ -25,12 +25,11 @@ from raystage.training.machinery import Machinery
 from raystage.training.state import assemble
 from raystage.training.step import train_step
 from tests.bench.bench_save import SPEC as LARGER
-from tests.bench.bench_step import SPEC as STEP_SPEC
+from tests.bench.bench_step import OF_14M
 from tests.bench.result import Result, paired
 from tests.gang import gang_of
 
 PAIRS, STEPS, ROWS, N_RANKS = 5, 2, 4, 2
-OF_14M = dataclasses.replace(STEP_SPEC, vocab_size=8192, n_layer=6, n_head=6, n_kv_head=6, head_dim=64, d_model=384, d_ff=1536)
 
 
 @dataclasses.dataclass(frozen=True)

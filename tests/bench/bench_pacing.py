@@ -2,7 +2,6 @@
 device."""
 
 import contextlib
-import dataclasses
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from raystage.runtime.run_folder import RunFolder
 from raystage.training.optimizer import largest_second_moment, make_optimizer
 from raystage.training.run import Run
 from raystage.training.step_log import StepLog
-from tests.bench.bench_step import SPEC as STEP_SPEC
+from tests.bench.bench_step import OF_14M
 from tests.bench.cpu_clock import CpuClock
 from tests.bench.result import Result
 from tests.training.made_run import configure, train_here
@@ -68,8 +67,7 @@ def cpu_time() -> Result:
 
 def moments_time() -> Result:
     """What grows with the model: the largest second moment. The 14M model."""
-    spec = dataclasses.replace(STEP_SPEC, vocab_size=8192, n_layer=6, n_head=6, n_kv_head=6, head_dim=64, d_model=384, d_ff=1536)
-    model = build_model(spec, 0)
+    model = build_model(OF_14M, 0)
     optimizer = make_optimizer(model, Optimizer())
     for p in model.parameters():
         p.grad = torch.zeros_like(p)

@@ -1,5 +1,6 @@
 """Tokens a second of raystage's step against the smallest loop around the same model that trains it alike."""
 
+import dataclasses
 import time
 
 import torch
@@ -33,6 +34,7 @@ SPEC = ModelSpec(
     dropout=0.0,
     eot_id=0,
 )
+OF_14M = dataclasses.replace(SPEC, vocab_size=8192, n_layer=6, n_head=6, n_kv_head=6, head_dim=64, d_model=384, d_ff=1536)
 
 
 def run() -> Result:
