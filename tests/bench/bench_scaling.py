@@ -1,4 +1,5 @@
-"""One run on 1, 2, ... N workers of one core each, or of one GPU each, with the same global batch: tokens a second and efficiency.
+"""One run in a plain process and on 1, 2, ... N workers, of one core each or of one GPU each, with the same global batch: what Ray Train
+costs a worker that leaves it a core, tokens a second and efficiency.
 
 `python -m tests.bench.bench_scaling [N]`, `make bench-scaling`. Writes bench_scaling.json into the working folder.
 """
@@ -32,22 +33,29 @@ TURNS, REDUCTIONS = 7, 10
 
 
 def run(n_most: int = N_GPUS or n_cores()) -> Iterator[Result]:
-    """A line for each number of workers from 2 on: efficiency, their rate over so many times that of one worker."""
+    """A line for one worker beside a plain process, and one for each number from 2 on: efficiency, their rate over so many times one's."""
     size = on_gpu()[0] if N_GPUS else small(256)
     size = dataclasses.replace(size, rows=max(size.rows, 4 * n_most))
     numbers = range(1, n_most + 1)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        runs = [RunInTurns(Path(folder), f"workers-{n}", size, _workers(n, size), stack) for n in numbers]
+        overrides = {"plain": ["runtime.engine=local"]} | {f"workers-{n}": ["runtime.engine=ray", f"runtime.workers={n}"] for n in numbers}
+        runs = [RunInTurns(Path(folder), name, size, [*own, *_of_one_core(size)], stack) for name, own in overrides.items()]
         turns = [[each.turn() for each in runs] for _ in range(TURNS)]
-    rates = dict(zip(numbers, zip(*turns, strict=True), strict=True))
+    plain, *of_workers = zip(*turns, strict=True)
+    rates = dict(zip(numbers, of_workers, strict=True))
+    ratios = tuple(ray / alone for ray, alone in zip(rates[1], plain, strict=True))
+    said = f"{statistics.median(rates[1]):,.0f} against {statistics.median(plain):,.0f} tokens/s"
+    yield Result(
+        f"Ray Train, 1 worker{'' if N_GPUS else ' of 1 core'}", "the same in a plain process", "x", ratios, ">= 0.98", said, ">= 0.98"
+    )
     for n in numbers[1:]:
         shares = tuple(many / (n * one) for many, one in zip(rates[n], rates[1], strict=True))
         said = f"{statistics.median(rates[n]):,.0f} against {statistics.median(rates[1]):,.0f} tokens/s{_reduction_words(n, size)}"
         yield Result(f"{n} workers, {size.name}, efficiency", f"{n} x 1 worker", "x", shares, ">= 0.90", said)
 
 
-def _workers(n: int, size: PeerSize) -> list[str]:
-    return ["runtime.engine=ray", f"runtime.workers={n}", *(["runtime.threads_per_worker=1"] if size.device == "cpu" else [])]
+def _of_one_core(size: PeerSize) -> list[str]:
+    return ["runtime.threads_per_worker=1"] if size.device == "cpu" else []
 
 
 def _reduction_words(n: int, size: PeerSize) -> str:

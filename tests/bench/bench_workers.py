@@ -26,7 +26,7 @@ def run() -> Iterator[Result]:
         runs = [RunInTurns(Path(folder), name, small(256), overrides, stack) for name, overrides in _RUNS.items()]
         rates = [[each.turn() for each in runs] for _ in range(TURNS)]
     plain, ray, two = zip(*rates, strict=True)
-    names = ("tokens/s, Ray Train, 1 worker", f"tokens/s, 2 workers x {N_CORES // 2} threads")
+    names = (f"Ray Train, 1 worker of all {N_CORES} cores", f"2 workers x {N_CORES // 2} threads")
     for name, against, ours, theirs, target, gate in (
         (names[0], "the same in a plain process", ray, plain, ">= 0.98", ">= 0.98"),
         (names[1], f"1 worker x {N_CORES} threads", two, ray, ">= 0.90", ""),
