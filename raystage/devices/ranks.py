@@ -52,6 +52,14 @@ class Ranks:
         dist.broadcast(vector, src=0, group=self.control)
         return [int(v) for v in vector]
 
+    def text_from_first(self, text: str) -> str:
+        """Rank 0's, on every rank."""
+        if self.control is None:
+            return text
+        words = [text]
+        dist.broadcast_object_list(words, src=0, group=self.control)
+        return words[0]
+
     def smallest(self, values: list[int]) -> list[int]:
         """The smallest of each integer over the ranks; the length must be the same everywhere."""
         if self.control is None:

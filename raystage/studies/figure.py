@@ -1,4 +1,4 @@
-"""The picture of a study: validation losses over compute or tokens, and where every arm ends."""
+"""The picture of a study: validation losses over compute or tokens; and where every arm ends, or how far from the baseline."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

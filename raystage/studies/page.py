@@ -31,7 +31,7 @@ def page_of(study: Study, found: Findings, command: str) -> str:
         study.keys.question,
         f"**Not complete: {found.n_missing} runs or more are missing.**" if found.n_missing else "",
         answer(study, found.results),
-        f"![Validation losses, and where every arm ends]({study.name}.png)",
+        f"![Validation losses, and {'where every arm ends' if study.ends else 'differences from the baseline'}]({study.name}.png)",
         results_table(study, found.results),
         zeroshot_table(found.results),
         growth_table(found.growing),

@@ -44,7 +44,7 @@ class StudyFolder:
         if not self._has_ended_at(own):
             return self._elsewhere(config) or own
         if config.name not in self._same and (differing := differing_key(_trained_with(own), config)):
-            raise ConfigError(f"{own}: was trained with {differing} by default; move {self.path} away to train anew, or set the key")
+            raise ConfigError(f"{own}: was trained with {differing} by default; move {self.path} away, and it is trained anew")
         self._same.add(config.name)
         return own
 

@@ -8,6 +8,8 @@ from raystage.models.spec import ModelSpec
 from raystage.training.errors import RehearsalError
 from raystage.training.memory_fit import with_choices
 
+ANSWER = "raystage's answer: "  # begins its line
+
 
 def main() -> None:
     """Answers with a micro-batch [tokens], or why there is none."""
@@ -17,7 +19,7 @@ def main() -> None:
         answer: dict[str, str | int | None] = {"refused": None, "micro_batch_tokens": config.training.micro_batch_tokens}
     except RehearsalError as error:
         answer = {"refused": str(error), "micro_batch_tokens": None}
-    json.dump(answer, sys.stdout)
+    print(ANSWER + json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

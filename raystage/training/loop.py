@@ -36,7 +36,7 @@ from raystage.training.step import train_step
 from raystage.training.step_log import Read, Step, StepLog, seen_at
 from raystage.training.transition import TransitionReport
 
-MOMENT_EVERY_STEPS = 20  # between two reads of Adam's second moments, at least: each takes as much memory traffic as the model has
+MOMENT_EVERY_STEPS = 20  # at the first boundary after so many Adam's second moments are read: it takes as much traffic as the model has
 LISTEN_EVERY_S = 1.0  # how often ranks exchange a word on whether to go on, where steps take long
 
 

@@ -33,17 +33,20 @@ def free_bytes(device: Device) -> int:
 def with_choices(config: Config, spec: ModelSpec, budget: int, world_size: int, on_cpu: bool) -> Config:
     """`config` with a micro-batch, if it has none, and with `budget` [bytes] as runtime.memory_gib. `spec`: the last stage's model.
 
-    Raises RehearsalError where that stage takes more than runtime.memory_gib however little it does at once; what a device has free is no
-    reason to refuse, since the preflight tries it.
+    Raises RehearsalError where that stage takes more than `budget` however little it does at once; what a device has free is no reason to
+    refuse where the preflight tries it.
     """
     shape, training = plan_of(config).shapes()[-1], config.training
     smallest = training.micro_batch_tokens or config.model.context_length
     n_most = 0 if training.activation_checkpointing == "none" else spec.n_layer
     least = step_peak_bytes(config, spec, shape, smallest, world_size, n_most)
-    if config.runtime.memory_gib is not None and least > budget:
+    given, is_tried = config.runtime.memory_gib, training.preflight and not (training.strategy == "fsdp" and world_size > 1)
+    if least > budget and (given is not None or not is_tried):
+        room = f"runtime.memory_gib={given}" if given is not None else f"a worker has {budget / GIB:.3g} GiB free"
         raise RehearsalError(
-            f"runtime.memory_gib={config.runtime.memory_gib}: the last stage takes {least / GIB:.3g} GiB with {smallest} tokens at a time; "
-            f"raise it, or lower {'training.micro_batch_tokens' if training.micro_batch_tokens else 'model.n_layer or model.d_model'}"
+            f"{room}: the last stage takes {least / GIB:.3g} GiB with {smallest} tokens at a time; "
+            f"{'raise it' if given is not None else 'give it more'}, or lower "
+            f"{'training.micro_batch_tokens' if training.micro_batch_tokens else 'model.n_layer or model.d_model'}"
         )
     chosen = training.micro_batch_tokens or _micro_batch(config, spec, shape, budget, world_size, on_cpu)
     return dataclasses.replace(
@@ -56,11 +59,11 @@ def with_choices(config: Config, spec: ModelSpec, budget: int, world_size: int, 
 def _micro_batch(config: Config, spec: ModelSpec, shape: Shape, budget: int, world_size: int, on_cpu: bool) -> int:
     """[tokens] of as many sequences, a power of two, as there is room for; with as few blocks checkpointed as may be.
 
-    No more than a worker has in a step, and no more than pays on its device; one at least.
+    Enough for what a worker has in a step, and no more than pays on its device; one at least.
     """
     context = config.model.context_length
     n_mine = -(-n_sequences_of(shape, config.training, context) // world_size)
-    most = _MOST_TOKENS_ON_CPU // context if on_cpu else n_mine
+    most = _MOST_TOKENS_ON_CPU // context if on_cpu else 2 * n_mine
     n_blocks = spec.n_layer if config.training.activation_checkpointing == "full" else 0
 
     def fits(at_once: int) -> bool:

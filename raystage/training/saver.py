@@ -1,5 +1,6 @@
 """Checkpoints written behind training's back: a copy in memory, then one writer, one checkpoint at a time and in order."""
 
+import dataclasses
 import functools
 import types
 from collections.abc import Callable
@@ -27,12 +28,21 @@ _DISK_FAULTS = (SafetensorError,)  # what safetensors makes of a full disk
 _MAX_WAITING = 2  # copies of the state in memory: the one before a growth and the one after it
 
 
+@dataclasses.dataclass(frozen=True)
+class _Writing:
+    """A checkpoint that is written, or waits."""
+
+    done: Future[None]
+    pinned: bool
+
+
 class Saver:
     """A context: it leaves when everything is written. After an error nothing more is, so that no checkpoint follows a missing
     one, and the next call raises the error. Whole tensors are rank 0's to save, alone; sharded ones are saved by every rank.
 
     A disk that is full or away is no error before `patience` is over: the write of whole tensors is tried again while training goes on,
-    and of the checkpoints that come meanwhile the latest waits. Past that `has_given_up`, and leaving the context raises StorageError.
+    and of the checkpoints that come meanwhile the latest waits, and every pinned one. Past that `has_given_up`, and leaving the context
+    raises StorageError.
     """
 
     def __init__(
@@ -50,7 +60,7 @@ class Saver:
         self._mesh = DeviceMesh.from_group(saving, "cpu") if saving is not None else None
         self._memory = HostMemory()
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_same_gpu())
-        self._writing: list[Future[None]] = []
+        self._writing: list[_Writing] = []
         self._failed = False
         self._late: StorageError | None = None
 
@@ -76,23 +86,25 @@ class Saver:
     def save(self, manifest: Manifest, config: PretrainedConfig, tensors: TrainingTensors, *, frozen: bool = False) -> None:
         """Returns once the tensors are copied; `frozen` ones in host memory, which nobody changes before `wait` returns, are not."""
         self.check()
-        if len(self._writing) >= _MAX_WAITING and self._patience.is_tried and self._writing[-1].cancel():
-            self._writing.pop()  # training does not wait for storage that is away; the newer state takes the place
-        while len(self._writing) >= _MAX_WAITING:
-            self._writing.pop(0).result()
-        self._writing.append(self._writer.submit(self._write, manifest, config, self._memory.copy(tensors, frozen)))
+        if self._patience.is_tried:  # training does not wait for storage that is away; the newer state takes the place
+            self._writing = [each for each in self._writing if each.pinned or not each.done.cancel()]
+        else:
+            while len(self._writing) >= _MAX_WAITING:
+                self._writing.pop(0).done.result()
+        done = self._writer.submit(self._write, manifest, config, self._memory.copy(tensors, frozen))
+        self._writing.append(_Writing(done, manifest.pinned))
 
     def check(self) -> None:
         """Raises what the writer has met by now."""
-        while self._writing and self._writing[0].done():
-            self._writing.pop(0).result()
+        while self._writing and self._writing[0].done.done():
+            self._writing.pop(0).done.result()
 
     def wait(self) -> None:
         """Until everything handed over is on disk. Raises what the writer has met, StorageError too."""
         writing, self._writing = self._writing, []
-        wait(writing)
-        for future in writing:
-            future.result()
+        wait(each.done for each in writing)
+        for each in writing:
+            each.done.result()
         if self._late is not None:
             raise self._late
 

@@ -11,7 +11,7 @@ from raystage.devices.ranks import Ranks
 from raystage.training.errors import RehearsalError
 from raystage.training.fit_job import fitted
 from raystage.training.job import Job
-from raystage.training.memory_fit import GIB, n_checkpointed, step_peak_bytes
+from raystage.training.memory_fit import GIB, n_checkpointed, step_peak_bytes, with_choices
 from raystage.training.policy import plan_of
 from tests.gang import GangError, gang_of
 from tests.training.made_run import configure, corpus_of, losses, train_here
@@ -34,17 +34,29 @@ def test_no_more_than_a_step_has_and_on_a_cpu_than_pays(tmp_path: Path) -> None:
     assert _chosen(tmp_path, 8 * GIB, ["training.batch_tokens=1048576"]) == 16384 // CONTEXT
 
 
-def test_one_sequence_too_many_for_a_given_memory_is_refused_and_for_a_free_one_left_to_the_preflight(
+def test_a_gpu_takes_all_that_a_step_has_at_once(tmp_path: Path) -> None:
+    job = _job(configure(tmp_path, [*CHOOSE, "training.batch_tokens=192"]))
+    spec = job.spec(plan_of(job.config).shapes()[-1])
+    assert with_choices(job.config, spec, 8 * GIB, 1, on_cpu=False).training.micro_batch == 8 * CONTEXT  # of the 6 there are, in one
+    large = configure(tmp_path, [*CHOOSE, "training.batch_tokens=1048576"])
+    assert with_choices(large, spec, 2**50, 1, on_cpu=False).training.micro_batch == 1048576
+
+
+def test_one_sequence_too_many_for_a_given_memory_is_refused_and_for_a_free_one_left_to_the_preflight_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RehearsalError, match=r"runtime.memory_gib=0.0001: the last stage takes 0.00\d+ GiB .*; raise it, or lower"):
         fitted(_job(configure(tmp_path, [*CHOOSE, "runtime.memory_gib=0.0001"])), pick_device("cpu"), Ranks())
     monkeypatch.setattr(Cpu, "free_bytes", lambda device: 1000)
-    assert fitted(_job(configure(tmp_path, CHOOSE)), pick_device("cpu"), Ranks()).config.training.micro_batch == CONTEXT
+    tried = _job(configure(tmp_path, [*CHOOSE, "training.preflight=true"]))
+    assert fitted(tried, pick_device("cpu"), Ranks()).config.training.micro_batch == CONTEXT
+    untried = _job(configure(tmp_path, [*CHOOSE, "training.preflight=false"]))
+    with pytest.raises(RehearsalError, match=r"a worker has .* GiB free: the last stage takes .*; give it more, or lower model.n_layer"):
+        fitted(untried, pick_device("cpu"), Ranks())
 
 
 def test_ranks_of_one_machine_share_what_is_free_and_agree_on_the_least(tmp_path: Path) -> None:
-    job = _job(configure(tmp_path, CHOOSE))
+    job = _job(configure(tmp_path, [*CHOOSE, "training.preflight=true"]))
     shape = plan_of(job.config).shapes()[-1]
     needed = step_peak_bytes(job.config, job.spec(shape), shape, 2 * CONTEXT, world_size=2, n_blocks=0)
     with gang_of(2, tmp_path) as two:
@@ -61,8 +73,10 @@ def test_sharded_workers_choose_by_the_forecast_of_one_process(tmp_path: Path) -
     with gang_of(2, tmp_path) as two:
         assert two(_chosen_on_rank, job, [int(2 * needed / 0.9) + 4, 8 * GIB]) == [2, 2]
         too_little = _job(configure(tmp_path, [*sharded, "runtime.memory_gib=0.0001"]))
-        with pytest.raises(GangError, match=r"the last stage takes 0\.00\d+ GiB(?s:.*)the first worker says why"):
+        with pytest.raises(GangError, match=r"(?s)(memory_gib=0\.0001: the last stage takes 0\.00\d+ GiB.*){2}"):
             two(_chosen_on_rank, too_little, [GIB, GIB])
+        with pytest.raises(GangError, match=r"a worker has .* GiB free: the last stage takes"):  # no preflight of a sharded model
+            two(_chosen_on_rank, job, [1000, 1000])
 
 
 def test_a_number_is_kept_and_a_choice_trains_as_that_number_does(tmp_path: Path) -> None:

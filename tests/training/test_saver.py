@@ -1,5 +1,6 @@
 """Checkpoints written behind training's back: in order, complete, and never one after a missing one."""
 
+import errno
 import math
 import threading
 from collections.abc import Container
@@ -17,15 +18,28 @@ from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.saver import Saver
 
 
-class MadeStore(CheckpointWriter):
-    """Notes what it is given; the manifests of these tests are numbers. `gate`: what a write waits for."""
+class Numbered(int):
+    """The manifest of these tests."""
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    pinned = False
+
+
+class Pinned(Numbered):
+    pinned = True
+
+
+class MadeStore(CheckpointWriter):
+    """Notes what it is given. `gate`: what a write waits for, or, of a disk that `is_full`, what it fails without."""
+
+    def __init__(self, fail_at: int | None = None, is_full: bool = False) -> None:
         self.written: list[tuple[Any, float]] = []
-        self.gate = threading.Event()
-        self._fail_at = fail_at
+        self.gate, self.has_failed = threading.Event(), threading.Event()
+        self._fail_at, self._is_full = fail_at, is_full
 
     def save(self, manifest: Any, config: Any, tensors: TrainingTensors) -> Path:
+        if self._is_full and not self.gate.is_set():
+            self.has_failed.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
         assert self.gate.wait(10)
         if manifest == self._fail_at:
             raise RuntimeError("no such tensor")
@@ -40,8 +54,9 @@ def tensors(value: float) -> TrainingTensors:
     return TrainingTensors({"p": torch.tensor(value)}, {"p": {"step": torch.tensor(1.0)}})
 
 
-def save(saver: Saver, number: Any, state: TrainingTensors, frozen: bool = False) -> None:
-    saver.save(number, None, state, frozen=frozen)  # type: ignore[arg-type]
+def save(saver: Saver, number: int, state: TrainingTensors, frozen: bool = False) -> None:
+    manifest = number if isinstance(number, Numbered) else Numbered(number)
+    saver.save(manifest, None, state, frozen=frozen)  # type: ignore[arg-type]
 
 
 def test_what_is_written_is_what_was_handed_over_in_that_order() -> None:
@@ -64,6 +79,18 @@ def test_no_more_than_two_copies_wait() -> None:
         threading.Timer(0.2, store.gate.set).start()
         save(saver, 3, state)
         assert [number for number, _ in store.written][:1] == [1]
+
+
+def test_on_a_full_disk_the_latest_waits_and_what_is_pinned_is_kept() -> None:
+    """The state before a growth comes once, between two that others replace; training waits for none of them."""
+    store, state = MadeStore(is_full=True), tensors(1.0)
+    with Saver(store, Checkpoint()) as saver:
+        save(saver, 1, state)
+        assert store.has_failed.wait(10)
+        for number in (2, Pinned(3), 4, 5, Pinned(6), 7):
+            save(saver, number, state)
+        store.gate.set()
+    assert [number for number, _ in store.written] == [1, 3, 6, 7]
 
 
 def test_after_an_error_nothing_more_is_written_and_the_next_call_says_so() -> None:

@@ -1,7 +1,9 @@
 """Between boundaries nobody waits for the device: counted by instrumentation, also where sending, deciding and recording go on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.training.made_run import configure, train_here
@@ -18,7 +20,18 @@ def test_no_value_is_read_from_the_device_in_a_step(tmp_path: Path) -> None:
     assert reads.by_method["_measure_probe"] == 0, reads.by_method
 
 
-def test_the_counter_sees_a_read() -> None:
+READS: dict[str, Callable[[torch.Tensor], object]] = {
+    "float": float,
+    "bool": bool,
+    "item": torch.Tensor.item,
+    "tolist": torch.Tensor.tolist,
+    "cpu": torch.Tensor.cpu,
+    "numpy": torch.Tensor.numpy,
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_the_counter_sees_a_read(read: Callable[[torch.Tensor], object]) -> None:
     with ReadCounter() as reads:
-        float(torch.ones(()) + 1)
+        read(torch.ones(()) + 1)
     assert reads.by_method == {"elsewhere": 1}
