@@ -1,6 +1,7 @@
 """The picture of a study: validation losses over compute or tokens; and where every arm ends, or how far from the baseline."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from raystage.studies.runs import Losses, counted_runs
 
 Array = NDArray[np.float64]
 _LOWEST_SHARE = 0.15  # of the longest run: before, all curves fall steeply and the differences are not to be seen
-_LEAST_ARROW = 0.03  # of the baseline's compute: a shorter one would lie under the points
+_LEAST_SAVING = 0.03  # of the baseline's compute: the arrow of a smaller one would lie under the points
 _MOST_ARMS = 7  # whose seeds can have a line each
 _POINTS = 200  # of a mean line
-_LEAST_GAP = 0.06  # of the height between two arrows, that the words of both may stand above them
+_LINE = 0.055  # of the height: what a line of words takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def save_figure(study: Study, losses: Losses, measured: Runs, results: Sequence[
         _draw_curves(curves, study, own, compute)
         if study.ends:
             _draw_ends(ends, study, own, compute)
-            _draw_savings(ends, results, compute)
+            _draw_savings(ends, results, compute, _looks(study))
         else:
             _draw_differences(ends, study, results)
         handles = [
@@ -164,20 +165,19 @@ def _draw_ends(axes: Axes, study: Study, own: Mapping[str, Sequence[Measured]], 
     axes.set_xlabel(compute.label)
 
 
-def _draw_savings(axes: Axes, results: Sequence[ArmResult], compute: _Compute) -> None:
-    """From where an arm ends to what the baseline takes for its loss, where that is known of every seed."""
-    arrows = []
-    for result in results:
-        saved = result.saved[0] if result.saved and not result.is_variant else None
-        if saved is None or saved.bound or result.loss is None or result.flops is None or saved.spread.mean < _LEAST_ARROW:
-            continue
-        begin = compute.scale * result.flops.mean
-        arrows.append((result.loss.mean, begin, begin / (1 - saved.spread.mean), f"{saved.spread.mean:.0%} less"))
-    low, high = axes.get_ylim()
-    above = np.inf
-    for loss, begin, end, words in sorted(arrows, reverse=True):
-        look = {"arrowstyle": "->", "color": style.MUTED, "linewidth": 1.0, "shrinkA": 6, "shrinkB": 0}
-        axes.annotate("", (end, loss), (begin, loss), arrowprops=look)
-        offset = 3 if above - loss > _LEAST_GAP * (high - low) else -12
-        axes.annotate(words, ((begin * end) ** 0.5, loss), xytext=(0, offset), textcoords="offset points", ha="center")
-        above = loss
+def _draw_savings(axes: Axes, results: Sequence[ArmResult], compute: _Compute, looks: Mapping[str, _Look]) -> None:
+    """From where an arm ends to what the baseline takes for its loss, where that is known of every seed; and how much less that is, in
+    the corner where no arm ends that is worth its compute."""
+    corner = functools.partial(axes.text, 0.98, transform=axes.transAxes, ha="right", va="top")
+    known = [(each.saved[0], each) for each in results if each.saved and not each.is_variant]
+    shown = [(saved, result) for saved, result in known if saved.bound != "at most" and saved.spread.mean >= _LEAST_SAVING]
+    for line, (saved, result) in enumerate(sorted(shown, key=lambda each: -each[0].spread.mean), start=1):
+        mean, half, colour = saved.spread.mean, saved.spread.half_interval, looks[result.name].colour
+        words = f"{saved.bound} {mean:.0%}" if saved.bound or half is None else f"{mean:.0%} ± {half:.0%}"
+        corner(0.97 - line * _LINE, f"{result.name}  {words}", color=colour)
+        if not saved.bound and result.loss is not None and result.flops is not None:
+            begin = compute.scale * result.flops.mean
+            look = {"arrowstyle": "->", "color": colour, "linewidth": 1.0, "shrinkA": 6, "shrinkB": 0}
+            axes.annotate("", (begin / (1 - mean), result.loss.mean), (begin, result.loss.mean), arrowprops=look)
+    if shown:
+        corner(0.97, "compute saved at equal loss", color=style.MUTED)

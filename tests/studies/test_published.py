@@ -100,6 +100,20 @@ def test_how_far_warmups_end_from_full_context_is_quoted_as_it_is(page: str, arm
     assert f"{abs(difference.mean):.3f} ± {difference.half_interval:.3f} nats" in _text(page)
 
 
+@pytest.mark.parametrize("arm", ["one-50", "one-70", "one-80", "zero-50"])
+def test_what_growing_late_saves_is_quoted_as_it_is(arm: str) -> None:
+    saved = Spread(tuple(results_in(STUDIES / "from_zero-small.json")[arm]["saved"][0]["spread"]["values"]))
+    assert f"{abs(saved.mean):.0%} ± {saved.half_interval:.0%}" in _text("docs/studies/README.md")
+
+
+@pytest.mark.parametrize("page", ["docs/defaults.md", "docs/studies/README.md"])
+@pytest.mark.parametrize("arm", ["one-70-copy", "one-70-fresh"])
+def test_what_new_layers_cost_is_quoted_as_it_is(page: str, arm: str) -> None:
+    (beside,) = results_in(STUDIES / "from_zero-small.json")[arm]["against"]
+    difference = Spread(tuple(beside["difference"]["values"]))
+    assert f"{difference.mean:.3f} ± {difference.half_interval:.3f}" in _text(page)
+
+
 def test_the_slope_beside_the_grid_is_quoted_as_it_is() -> None:
     results = results_in(STUDIES / "automatic_wikipedia-small.json")
     said = _text("docs/studies/README.md")
