@@ -108,6 +108,10 @@ def test_the_verbs_from_text_to_text(folder: Path) -> None:
     assert "0.005" in refused.stderr
     assert "report" in raystage("report", "runs/small", cwd=folder).stdout
     assert "small" in raystage("runs", cwd=folder).stdout
+    other = folder / "runs" / "of-another-raystage"
+    other.mkdir()
+    (other / "config.yaml").write_text("pacing: {foo: 1}\n")
+    assert {"small", "of-another-raystage"} <= set(raystage("runs", cwd=folder).stdout.split())
     assert raystage("export", "runs/small", "out", cwd=folder).code == 0
     written = raystage("generate", "out", "--prompt", "the loss", "--tokens", "30", cwd=folder)
     assert written.stdout.startswith("the loss")

@@ -10,6 +10,11 @@ def d_ff_of(model: Model) -> int:
     return 4 * model.d_model if model.family == "gpt2" else -(-8 * model.d_model // (3 * 64)) * 64
 
 
+def planned_vocab_size(config: Config) -> int:
+    """[entries] as far as the configuration says: of a tokenizer from elsewhere it does not, and that of a trained one is taken."""
+    return config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
+
+
 def vocab_size_of(config: Config, tokenizer_size: int) -> int:
     """The model's vocabulary: as configured, else the tokenizer's rounded up to a multiple of 64.
 

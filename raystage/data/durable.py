@@ -42,10 +42,13 @@ def finish_folder(target: Path, replace: bool = False) -> None:
     for path in partial.rglob("*"):
         sync_to_disk(path)
     sync_to_disk(partial)
-    if replace:
-        shutil.rmtree(target, ignore_errors=True)
+    aside = partial_of(target.with_name(f"{target.name}.replaced"))
+    if replace and target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)  # a kill while it is deleted would leave neither of the two
     partial.rename(target)
     sync_to_disk(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 import ray
 
 from raystage.config import Config, ConfigError
-from raystage.config.sizes import vocab_size_of
 from raystage.data.prepare import is_prepared
 from raystage.models.count import matmul_parameters
 from raystage.runtime.doctor_facts import Cluster, Facts, clock, clock_offset_s, node_facts
@@ -24,8 +23,7 @@ from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
 from raystage.tracking import mlflow_client
 from raystage.tracking.provenance import versions
-from raystage.training.policy import plan_of
-from raystage.training.stage_model import spec_of
+from raystage.training.target_cost import target_spec
 
 _BYTES_A_PARAMETER = 12  # weight and the two moments of AdamW, float32
 _GRADIENT_BYTES = 4
@@ -86,8 +84,7 @@ def _room(config: Config) -> int:
 
 
 def _needs(config: Config) -> Needs:
-    shape = plan_of(config).shapes()[-1]
-    spec = spec_of(config, shape, vocab_size_of(config, config.data.tokenizer.vocab_size), eot_id=None)
+    spec = target_spec(config)
     n_parameters = matmul_parameters(spec) + spec.vocab_size * spec.d_model * (not spec.tied)
     n_checkpoints = config.checkpoint.keep_last + config.checkpoint.keep_best + 2  # the one at the end, and the one that is being written
     return Needs(n_parameters * (_BYTES_A_PARAMETER + _GRADIENT_BYTES), n_parameters * _BYTES_A_PARAMETER * n_checkpoints)

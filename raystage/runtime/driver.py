@@ -131,7 +131,8 @@ def _train_in_storage(
             say(f"changed since the last attempt: {change}")
         elsewhere.push_configuration()
         damage: list[str] = []
-        finished = elsewhere.is_finished() or _is_finished(config, folder, damage)
+        # what has ended here and is not there yet is for the engine, whose ranks send it
+        finished = elsewhere.is_finished() if elsewhere.is_somewhere else _is_finished(config, folder, damage)
         for line in damage:
             say(line)
         if finished:

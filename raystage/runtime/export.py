@@ -32,7 +32,7 @@ def export(stored: Stored, tokenizer: "PreTrainedTokenizerFast", target: Path) -
     """Writes the folder whole or not at all, replacing what an earlier export left there. Raises ConfigError."""
     target = target.expanduser().absolute()
     if target.exists() and not _is_export(target):
-        raise ConfigError(f"{target}: exists and holds more than an exported model; name a new folder")
+        raise ConfigError(f"{target}: exists and holds more than an exported model; move it away, or name a new folder")
     partial, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

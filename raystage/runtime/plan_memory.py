@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from raystage.config import Config, ConfigError
+from raystage.config.sizes import planned_vocab_size
 from raystage.devices.device import Device, pick_device
-from raystage.runtime.plan_stages import PlannedStage, planned_vocab_size
+from raystage.runtime.plan_stages import PlannedStage
 from raystage.training.errors import RehearsalError
 from raystage.training.memory_fit import GIB, free_bytes, given_bytes, n_checkpointed, step_peak_bytes, with_choices
 from raystage.training.policy import plan_of
@@ -43,7 +44,7 @@ def planned_choices(config: Config) -> tuple[Config, str]:
     try:
         found = with_choices(config, spec, budget, workers_of(config, len(shapes) - 1).low, on_cpu)
     except RehearsalError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(str(error) if given else f"{error}; runtime.memory_gib says how much the workers have") from None
     whose = "runtime.memory_gib" if given else "what this machine has free, less a tenth"
     return found, f"chosen for {budget / GIB:.3g} GiB a worker, {whose}"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from raystage.config import Config
 from raystage.config.duration import parse_duration
-from raystage.config.sizes import vocab_size_of
+from raystage.config.sizes import planned_vocab_size
 from raystage.models.count import flops_per_token, matmul_parameters
 from raystage.models.spec import ModelSpec
 from raystage.pacing.chinchilla import tokens_at_slope
@@ -64,11 +64,6 @@ def planned_stages(config: Config, seconds_per_token: Sequence[float] | None = N
         counters = Counters(effective_tokens=effective).after_growth(change, shape, config.growth, progress=0.0)
         effective, shape = counters.effective_tokens, shape.after(change)
     return stages
-
-
-def planned_vocab_size(config: Config) -> int:
-    """[entries] as far as the configuration says: of a tokenizer from elsewhere it does not, and that of a trained one is taken."""
-    return config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
 
 
 def _dwell(policy: Policy, change: Change, spec: ModelSpec, effective_tokens: float) -> float:

@@ -3,15 +3,17 @@
 from rich.box import SIMPLE
 from rich.table import Table
 
-from raystage.config import Config
+from raystage.config import Config, ConfigError
 from raystage.config.duration import parse_duration
+from raystage.config.sizes import planned_vocab_size
 from raystage.devices.device import pick_device
 from raystage.devices.ranks import Ranks
 from raystage.models.count import flops_per_token, matmul_parameters
 from raystage.runtime.plan_memory import checkpointed_blocks, peaks_of, planned_choices
-from raystage.runtime.plan_stages import PlannedStage, planned_stages, planned_vocab_size
+from raystage.runtime.plan_stages import PlannedStage, planned_stages
 from raystage.runtime.worker import threads_of
 from raystage.tracking import units
+from raystage.training.errors import RehearsalError
 from raystage.training.policy import NO_TIME, has_time_for_all, plan_of
 from raystage.training.preflight import largest_micro_batch
 from raystage.training.rehearsal import rehearse, seconds_per_token
@@ -106,8 +108,14 @@ def _memory_words(config: Config) -> str:
 
 
 def _measured(config: Config) -> list[float]:
-    device, shapes = pick_device(config.runtime.device), plan_of(config).shapes()
+    try:
+        device, shapes = pick_device(config.runtime.device), plan_of(config).shapes()
+    except ValueError as error:
+        raise ConfigError(f"{error}, or plan without --measure") from None
     device.prepare(threads_of(config.runtime), config.runtime.deterministic)
     pairs = [(spec_of(config, shape, planned_vocab_size(config), eot_id=0), shape.seq_len_tokens) for shape in shapes]
-    rehearsal = rehearse(config, pairs, device, Ranks(), largest_micro_batch(config, 1))
+    try:
+        rehearsal = rehearse(config, pairs, device, Ranks(), largest_micro_batch(config, 1))
+    except RehearsalError as error:
+        raise ConfigError(f"--measure: {error}") from None
     return list(seconds_per_token(rehearsal, config.training.batch_tokens, world_size=1))

@@ -103,7 +103,7 @@ class RayEngine:
             if end.fatal is not None:
                 raise EngineError(end.fatal)
             if self._stop_asked.is_set():
-                return False
+                raise EngineError(f"the workers failed on their way out: {end.error}; the same command goes on from the last checkpoint")
             if end.ending is None and watch.is_restarting:  # a node of theirs is gone, perhaps; their failure was counted
                 say(f"the workers could not begin again where they were: {end.error}")
             elif end.ending is None:

@@ -1,5 +1,7 @@
 """A run whose storage is a URI: its folder on this machine and the copy of everything at URI/name."""
 
+import contextlib
+import functools
 import secrets
 import shutil
 import socket
@@ -126,10 +128,13 @@ class RemoteRun:
             state = path.stat()
             if self._pushed.get(path) == (state.st_size, state.st_mtime_ns):
                 continue
-            with tempfile.TemporaryDirectory(dir=self._folder.path, prefix=".sending-") as copies:
-                copy = Path(shutil.copy(path, copies))  # the file may grow while it is sent
-                self.remote.put(copy, name)
+            self.remote.patience.call(f"sending {name}", functools.partial(self._send, path, name))
             self._pushed[path] = (state.st_size, state.st_mtime_ns)
+
+    def _send(self, path: Path, name: str) -> None:
+        """A copy of it, since the file may grow while it is sent."""
+        with contextlib.suppress(FileNotFoundError), tempfile.TemporaryDirectory(dir=self._folder.path, prefix=".sending-") as copies:
+            self.remote.put(Path(shutil.copy(path, copies)), name)
 
     def push_folder(self, name: str) -> None:
         """Uploads all files below one folder."""

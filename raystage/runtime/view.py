@@ -3,6 +3,7 @@
 `progress` hears of what is copied, in bytes.
 """
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from raystage.config import ConfigError
-from raystage.config.names import check_name
+from raystage.config.names import check_name, shortened
 from raystage.data.progress import Progress, no_progress
 from raystage.runtime.remote_run import CONFIG_FILE, TOKENIZER_FILES, RemoteRun
 from raystage.runtime.run_folder import RunFolder
@@ -50,7 +51,10 @@ def view_checkpoint(run: str, name: str | None, progress: Progress = no_progress
     viewed = _open(run, progress)
     _fetch(viewed, (CONFIG_FILE, MARK_FILE, *TOKENIZER_FILES))
     try:
-        for stored in in_order_of_choice(viewed.checkpoints.mirror(), name):
+        there = viewed.checkpoints.mirror()
+        if name not in (None, BEST) and name not in (names := [stored.folder.name for stored in there]):
+            raise ConfigError(f"{shortened(name)}: no such checkpoint; {run} has {', '.join(names) or 'none'}")
+        for stored in in_order_of_choice(there, name):
             if _bring(viewed, stored, is_wanted=name not in (None, BEST)):
                 break
     except StorageError as error:
@@ -120,7 +124,8 @@ def _fetch_heads(remote: RemoteFolder, folder: Path) -> None:
         parts = name.split("/")
         is_manifest = len(parts) == 4 and parts[1] == "checkpoints" and parts[3] == MANIFEST_FILE
         if is_manifest or parts[1:] == [CONFIG_FILE]:
-            remote.get(name, folder / name)
+            with contextlib.suppress(FileNotFoundError):  # retired meanwhile
+                remote.get(name, folder / name)
 
 
 def _open(run: str, progress: Progress) -> RemoteRun:

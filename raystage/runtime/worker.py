@@ -17,7 +17,7 @@ from raystage.runtime.failures import note_failure
 from raystage.runtime.node_corpus import corpus_on_every_node
 from raystage.runtime.run_storage import RunStorage
 from raystage.runtime.system_usage import SystemUsage
-from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter
+from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE, JsonlWriter, read_records
 from raystage.training.checkpoint import Stored
 from raystage.training.fit_job import fitted
 from raystage.training.job import Job
@@ -41,11 +41,15 @@ class FileRecorder:
         if resume:
             self._metrics.drop(lambda record: _is_repeated(record, resume.manifest))
         self._decisions.truncate_after(len(resume.manifest.decisions) if resume else 0, key="decision_id")
+        if resume and len(read_records(run_dir / DECISIONS_FILE)) < len(resume.manifest.decisions):
+            self._decisions.drop(lambda record: True)  # a full disk did not take some of them
+            self._decisions.write(*resume.manifest.decisions)
 
     def metrics(self, records: list[dict[str, Any]]) -> None:
         last = records[-1]
         usage = self._usage.due_record(last) if last["kind"] == "train" else None
         self._metrics.write(*records, *([usage] if usage else []))
+        self._decisions.catch_up()  # decisions are few: the next one may never come
 
     def decision(self, record: dict[str, Any]) -> None:
         self._decisions.write(record)

@@ -37,7 +37,7 @@ DECISIONS_FILE = "decisions.jsonl"
 class JsonlWriter:
     """Appends records to one file. They are handed to the operating system whole, so a killed process loses none.
 
-    What a full disk does not take waits in memory and is written, in order, with the next record.
+    What a full disk does not take waits in memory and is written, in order, with the next record or by `catch_up`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,6 +50,10 @@ class JsonlWriter:
     def write(self, *records: Mapping[str, Any]) -> None:
         """Appends records, in one call of the system. NaN and infinities, which JSON has not, become null."""
         self._waiting.append(_lines(records))
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Writes what waits, as far as the disk takes it."""
         while self._waiting and _append_whole(self._file, self._waiting[0]):
             self._waiting.popleft()
 

@@ -36,6 +36,8 @@ class RemoteCheckpoints:
                 continue
             try:
                 found.append(Stored(self._folder / name, read_manifest(self._manifest_of(name, files[MANIFEST_FILE]))))
+            except FileNotFoundError:
+                continue  # retired since it was listed
             except ValueError as error:
                 reasons.append(f"checkpoint {name} in {self._remote.uri} is passed over: {error}")
         if passed_over is not None:
@@ -64,7 +66,11 @@ class RemoteCheckpoints:
             if (stored.folder / MANIFEST_FILE).is_file() and not damaged_files(stored):
                 return
             with whole_folder(stored.folder, replace=True) as partial:
-                self._download(stored, partial)
+                try:
+                    self._download(stored, partial)
+                except FileNotFoundError:
+                    gone = f"checkpoint {stored.folder.name} in {self._remote.uri} was retired meanwhile; using the one before"
+                    raise CheckpointError(gone) from None
 
     def mirror(self) -> list[Stored]:
         """The same as `all`, read anew; those here that it does not know are removed, since their run may be another one of that name."""

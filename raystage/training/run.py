@@ -58,12 +58,16 @@ class Run:
         self.validation_rows = job.corpus.validation_rows(self.config.model.context_length)
         self.store = CheckpointWriter(job.run_dir, job.bring)
         mirror, patience = (outside.mirror, outside.patience) if outside else (None, None)
-        self.saver = Saver(self.store, self.config.checkpoint, ranks, mirror, patience)
+        self.saver = Saver(self.store, self.config.checkpoint, ranks, mirror, patience, self._tell_alive)
         self.state, self.decisions = start_state(job, resume, device, ranks)
         self.val_loss = resume.manifest.val_loss if resume else None
         self.validated_step: int | None = None  # in this attempt, the last
         self.saved_s = self._started_s = time.perf_counter()
         self._elapsed_before_s = self.state.counters.elapsed_s
+
+    def _tell_alive(self) -> None:
+        if self.outside is not None:
+            self.outside.asked(self.state.counters.step, self.state.position)
 
     @property
     def progress(self) -> float:

@@ -25,6 +25,7 @@ from raystage.training.mirror import AnyMirror, NoMirror
 from raystage.training.sharded_files import together
 
 _DISK_FAULTS = (SafetensorError,)  # what safetensors makes of a full disk
+_LOOK_EVERY_S = 1.0
 _MAX_WAITING = 2  # copies of the state in memory: the one before a growth and the one after it
 
 
@@ -42,7 +43,7 @@ class Saver:
 
     A disk that is full or away is no error before `patience` is over: the write of whole tensors is tried again while training goes on,
     and of the checkpoints that come meanwhile the latest waits, and every pinned one. Past that `has_given_up`, and leaving the context
-    raises StorageError.
+    raises StorageError. `alive`: called now and then by who waits for a write that is tried again, as a sign of life.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Saver:
         ranks: Ranks | None = None,
         mirror: AnyMirror | None = None,
         patience: Patience | None = None,
+        alive: Callable[[], object] = lambda: None,
     ) -> None:
         self._store, self._settings, self._ranks = store, settings, ranks or Ranks()
         self._mirror = mirror or NoMirror()
-        self._patience = patience or Patience(60 * settings.storage_retry_minutes)
+        self._patience, self._alive = patience or Patience(60 * settings.storage_retry_minutes), alive
         saving = self._ranks.saving
         self._mesh = DeviceMesh.from_group(saving, "cpu") if saving is not None else None
         self._memory = HostMemory()
@@ -90,7 +92,7 @@ class Saver:
             self._writing = [each for each in self._writing if each.pinned or not each.done.cancel()]
         else:
             while len(self._writing) >= _MAX_WAITING:
-                self._writing.pop(0).done.result()
+                self._result_of(self._writing.pop(0))
         done = self._writer.submit(self._write, manifest, config, self._memory.copy(tensors, frozen))
         self._writing.append(_Writing(done, manifest.pinned))
 
@@ -102,11 +104,21 @@ class Saver:
     def wait(self) -> None:
         """Until everything handed over is on disk. Raises what the writer has met, StorageError too."""
         writing, self._writing = self._writing, []
-        wait(each.done for each in writing)
+        for each in writing:
+            self._wait_for(each)
         for each in writing:
             each.done.result()
         if self._late is not None:
             raise self._late
+
+    def _result_of(self, writing: _Writing) -> None:
+        self._wait_for(writing)
+        writing.done.result()
+
+    def _wait_for(self, writing: _Writing) -> None:
+        while wait([writing.done], timeout=_LOOK_EVERY_S).not_done:
+            if self._patience.is_tried:  # a write that hangs is no sign of life
+                self._alive()
 
     def _write(self, manifest: Manifest, config: PretrainedConfig, copy: HostCopy) -> None:
         if self._failed:

@@ -2,7 +2,7 @@
 
 from raystage.config import Config
 from raystage.config.duration import Duration
-from raystage.config.sizes import vocab_size_of
+from raystage.config.sizes import planned_vocab_size
 from raystage.models.count import flops_per_token
 from raystage.models.spec import ModelSpec
 from raystage.training.policy import plan_of
@@ -13,8 +13,7 @@ _DIGITS = 4
 
 def target_spec(config: Config) -> ModelSpec:
     """The model that the run ends with."""
-    vocab_size = config.model.vocab_size or vocab_size_of(config, config.data.tokenizer.vocab_size)
-    return spec_of(config, plan_of(config).shapes()[-1], vocab_size, eot_id=0)
+    return spec_of(config, plan_of(config).shapes()[-1], planned_vocab_size(config), eot_id=0)
 
 
 def in_flops(duration: Duration, config: Config) -> Duration:

@@ -177,6 +177,9 @@ def keep_settings(folder: Path, search: Search, space: Space, base: Config) -> N
     now = json.loads(json.dumps(_settings(search, space, base)))
     path, begun = folder / "search.json", (folder / TRIALS_FILE).is_file() and (folder / TRIALS_FILE).stat().st_size > 0
     before = json.loads(path.read_text()) if begun and path.is_file() else now
+    default = json.loads(json.dumps({**flat(to_tree(Config())), **flat(to_tree(Search()), "search")}))
+    # a key that was not there yet when the search began had what is its default
+    before = {key: value for key, value in default.items() if key in now and key not in before} | before
     if different := [key for key in {**now, **before} if now.get(key) != before.get(key)]:
         key = different[0]
         raise ConfigError(

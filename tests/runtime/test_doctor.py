@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster as RayCluster
 
 from raystage.config import Config, from_tree
 from raystage.runtime import doctor as doctor_module
-from raystage.runtime.doctor import examine
+from raystage.runtime.doctor import _needs, examine
 from raystage.runtime.doctor_facts import Cluster, Facts, NodeFacts, PlaceFacts, clock_offset_s, node_facts
 from raystage.runtime.doctor_findings import Finding, Needs, findings, judge_place
 from raystage.runtime.doctor_nodes import RayNodes
@@ -106,6 +106,12 @@ def test_findings(facts: Facts, name: str, level: str, words: str) -> None:
 def test_what_a_range_of_workers_needs() -> None:
     config = from_tree({"runtime": {"workers": {"min": 2, "max": 20}}})
     assert next(each for each in findings(GOOD, config, NEEDS) if each.name == "workers").level == "warning"
+
+
+def test_what_a_model_needs_whose_tokenizer_is_not_looked_into() -> None:
+    """The default of tokenizer.vocab_size is of a trained one."""
+    config = from_tree({"data": {"tokenizer": {"kind": "file", "path": "tokenizer.json"}}, "model": {"vocab_size": 1024}})
+    assert 0 < _needs(config).state_bytes < 10 * GIB
 
 
 def test_no_gpu_for_a_run_that_wants_one() -> None:

@@ -2,12 +2,15 @@
 
 import io
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from rich.console import Console
 
 from raystage.config import ConfigError
+from raystage.devices.cpu import Cpu
 from raystage.runtime.plan_table import plan_table
+from raystage.training.errors import RehearsalError
 from tests.training.made_run import configure
 
 MEASURED = ["pacing.lengths=null", "pacing.depths=null", "pacing.widths=null", "pacing.at=null", "pacing.rule=constant"]
@@ -55,6 +58,27 @@ def test_it_is_said_where_changes_do_not_fit_into_the_duration(tmp_path: Path) -
 def test_a_memory_that_one_sequence_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"runtime.memory_gib=1e-05: the last stage takes .* with 32 tokens at a time; raise it"):
         plan_table(configure(tmp_path, ["training.micro_batch_tokens=null", "runtime.memory_gib=0.00001"]))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("runtime.device=cuda: no such device"), "or plan without --measure"),
+        (RehearsalError("too large"), "--measure: too large"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ValueError, words: str) -> None:
+    where = "rehearse" if isinstance(error, RehearsalError) else "pick_device"
+    monkeypatch.setattr(f"raystage.runtime.plan_table.{where}", mock.Mock(side_effect=error))
+    with pytest.raises(ConfigError, match=words):
+        plan_table(configure(tmp_path, MEASURED), measure=True)
+
+
+def test_of_sharded_workers_the_memory_here_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cpu, "free_bytes", lambda device: 1000)
+    sharded = ["training.micro_batch_tokens=null", "training.strategy=fsdp", "runtime.workers=2"]
+    with pytest.raises(ConfigError, match=r"a worker has .* GiB free.*; runtime.memory_gib says how much the workers have"):
+        plan_table(configure(tmp_path, sharded))
 
 
 def test_a_vocabulary_that_is_given_is_not_assumed(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Runs whose storage is a URI: they survive the loss of the machine, and a store that fails never stops training before its time."""
 
 import contextlib
+import errno
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,6 +178,44 @@ def test_past_the_limit_the_run_stops_with_one_line_and_a_checkpoint_here(folder
     assert run(elsewhere(folder, name)).finished
 
 
+def test_an_end_that_the_store_did_not_take_is_sent_by_the_same_command(folder: Path, alone: RunRecords) -> None:
+    config = elsewhere(folder, "unsent", "one", "checkpoint.storage_retry_minutes=0.002")
+
+    def breaks(n: int) -> bool:
+        if n == 8:  # the last boundary: what comes now is the end
+            set_faults(away=10**9)
+        return False
+
+    with pytest.raises(EngineError, match="has failed for"):
+        run(config, breaks)
+    set_faults()
+    assert (RunFolder.of(config).path / "checkpoints" / "00000040-1-end").is_dir()
+    assert not stored("-end/")
+    assert run(config).finished
+    assert stored("-end/manifest.json")
+    shutil.rmtree(folder / "one")
+    assert run(elsewhere(folder, "unsent", "two")).finished
+    assert losses(records(elsewhere(folder, "unsent", "two"))) == losses(alone)
+
+
+def test_a_full_disk_here_is_waited_for_too(folder: Path, alone: RunRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are copied before they are sent."""
+    copy = shutil.copy
+    refused: list[Path] = []
+
+    def full(source: Path, target: str) -> Any:
+        if Path(source).name == "metrics.jsonl" and len(refused) < 5:
+            refused.append(source)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return copy(source, target)
+
+    monkeypatch.setattr("raystage.runtime.remote_run.shutil.copy", full)
+    config = elsewhere(folder, "full-here")
+    assert run(config).finished
+    assert len(refused) == 5
+    assert losses(records(config)) == losses(alone)
+
+
 def test_a_checkpoint_whose_upload_was_cut_short_is_passed_over(folder: Path, alone: RunRecords) -> None:
     first = elsewhere(folder, "partial", "first")
     run(first, lambda n: n == 5)
@@ -257,6 +297,8 @@ def test_those_who_only_look_work_with_the_uri(folder: Path, tmp_path: Path, mon
     for look in (view_records, view_model):
         with pytest.raises(ConfigError, match=r"no (run|model) there"):
             look(f"{STORE}/nothing")
+    with pytest.raises(ConfigError, match=r"00000099-1-1: no such checkpoint; faulty:\S+/viewed has 00000016-1-before-1, "):
+        view_checkpoint(f"{STORE}/viewed", "00000099-1-1")
     with pytest.raises(ConfigError, match="this run is complete"):
         ask_anywhere(STORE, "stop", "viewed", None)
     with pytest.raises(ConfigError, match="no such run"):
@@ -311,6 +353,22 @@ def test_of_a_damaged_checkpoint_the_one_before_is_looked_at(folder: Path, tmp_p
     assert choose_checkpoint(view_checkpoint(f"{STORE}/hurt", None), None).folder.name == "00000040-1-1"
     with pytest.raises(ConfigError, match=r"is damaged .* take another one"):
         view_checkpoint(f"{STORE}/hurt", Path(path).parent.name)
+
+
+def test_what_is_retired_while_it_is_looked_at_is_no_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raystage.runtime.view._VIEWED", str(tmp_path / "viewed"))
+    run(elsewhere(folder, "moving"))
+    info = FaultyFileSystem.info
+
+    def gone(of: str, store: FaultyFileSystem, path: str, **kwargs: Any) -> Any:
+        if path.endswith(f"-end/{of}"):
+            raise FileNotFoundError(path)
+        return info(store, path, **kwargs)
+
+    for of in ("manifest.json", "model.safetensors"):
+        with mock.patch.object(FaultyFileSystem, "info", functools.partialmethod(functools.partial(gone, of))):
+            assert choose_checkpoint(view_checkpoint(f"{STORE}/moving", None), None).folder.name == "00000040-1-1"
+            assert list_runs(STORE).row_count > 0
 
 
 def test_a_model_is_exported_without_its_corpus(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

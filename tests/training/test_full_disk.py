@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
+import raystage.tracking.records as records_module
 from raystage.storage.faults import StorageError
-from raystage.tracking.records import JsonlWriter, RunRecords, read_records
+from raystage.tracking.records import DECISIONS_FILE, JsonlWriter, RunRecords, read_records
 from raystage.training.checkpoint import CheckpointStore
 from raystage.training.checkpoint_writing import CheckpointWriter
 from raystage.training.remote_checkpoints import leave_only
@@ -113,6 +114,28 @@ def test_records_that_a_full_disk_does_not_take_wait_in_order(tmp_path: Path, mo
     monkeypatch.setattr(writer, "_file", whole)
     writer.write({"step": 4})
     assert [record["step"] for record in read_records(tmp_path / "records.jsonl")] == [1, 2, 3, 4]
+
+
+def test_a_decision_that_a_full_disk_did_not_take_is_written_with_the_next_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one alone, so that none comes after it; and an attempt that died before is made up for by the next."""
+    config = configure(folder, [*SHORT, "name=late"])
+    append = records_module._append_whole
+    refused: list[bytes] = []
+
+    def fails_once(file: Any, line: bytes) -> bool:
+        if str(file.name).endswith(DECISIONS_FILE) and not refused:
+            refused.append(line)
+            return False
+        return append(file, line)
+
+    monkeypatch.setattr(records_module, "_append_whole", fails_once)
+    late = train_here(config)
+    assert refused
+    assert [decision["decision_id"] for decision in late.decisions] == [1]
+    decisions = Path(config.storage) / config.name / DECISIONS_FILE
+    decisions.write_text("")
+    again = train_here(configure(folder, [*SHORT, "name=late", "training.duration=45 steps"]))
+    assert again.decisions == late.decisions
 
 
 def test_checkpoints_that_the_run_does_not_know_are_set_aside(folder: Path, alone: RunRecords) -> None:

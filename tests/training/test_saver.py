@@ -93,6 +93,27 @@ def test_on_a_full_disk_the_latest_waits_and_what_is_pinned_is_kept() -> None:
     assert [number for number, _ in store.written] == [1, 3, 6, 7]
 
 
+@pytest.mark.parametrize("is_full", [True, False])
+def test_who_waits_for_a_full_disk_shows_that_he_is_alive_and_for_a_write_that_hangs_does_not(
+    monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    monkeypatch.setattr("raystage.training.saver._LOOK_EVERY_S", 0.01)
+    store, state, signs = MadeStore(is_full=is_full), tensors(1.0), []
+
+    def alive() -> None:
+        signs.append(1)
+        store.gate.set()
+
+    with Saver(store, Checkpoint(), alive=alive) as saver:
+        save(saver, 1, state)
+        if is_full:
+            assert store.has_failed.wait(10)
+        else:
+            threading.Timer(0.1, store.gate.set).start()
+    assert bool(signs) == is_full
+    assert len(store.written) == 1
+
+
 def test_after_an_error_nothing_more_is_written_and_the_next_call_says_so() -> None:
     store = MadeStore(fail_at=1)
     saver = Saver(store, Checkpoint())
