@@ -285,14 +285,31 @@ def test_configurations(place: Path, kind: str, command: str) -> None:
     refused(place, command, "bad.yaml")
 
 
-@pytest.mark.parametrize("kind", ["no text", "list", "open bracket", "python object", "nested too deep", "secret"])
-@pytest.mark.parametrize("command", ["sync", "export", "runs", "evaluate"])
+OF_RUNS = ["no text", "list", "open bracket", "python object", "nested too deep", "secret"]
+
+
+@pytest.mark.parametrize("kind", OF_RUNS)
+@pytest.mark.parametrize("command", ["sync", "export", "evaluate"])
 def test_configurations_of_runs(place: Path, kind: str, command: str) -> None:
+    with_other_run(place, kind)
+    refused(place, command, "others/other", *(["out"] if command == "export" else []))
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("kind", OF_RUNS)
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(place: Path, kind: str) -> None:
+    with_other_run(place, kind)
+    shutil.copytree(place / "runs/good", place / "others" / "well", dirs_exist_ok=True)
+    listed = raystage("runs", "--storage", "others", cwd=place)
+    done = {words[0]: words[1] for words in map(str.split, listed.stdout.splitlines()) if len(words) > 1}
+    assert (listed.code, done["other"]) == (0, "?")
+    assert done["well"].endswith("%")
+    assert SECRET not in listed.stdout + listed.stderr
+
+
+def with_other_run(place: Path, kind: str) -> None:
     shutil.copytree(place / "runs/good", run := place / "others" / "other", dirs_exist_ok=True)
     (run / "config.yaml").write_bytes(CONFIGURATIONS[kind])
-    what = {"runs": ["--storage", "others"], "export": ["others/other", "out"]}.get(command, ["others/other"])
-    refused(place, command, *what)
-    assert not (place / "out").exists()
 
 
 LEAVES = [key.name for key in keys() if not key.is_group]
