@@ -100,6 +100,31 @@ def test_how_far_warmups_end_from_full_context_is_quoted_as_it_is(page: str, arm
     assert f"{abs(difference.mean):.3f} ± {difference.half_interval:.3f} nats" in _text(page)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/studies/README.md"])
+@pytest.mark.parametrize("arm", ["automatic", "automatic-twice"])
+def test_what_the_slope_saves_on_python_sources_is_quoted_as_it_is(page: str, arm: str) -> None:
+    (saved,) = results_in(STUDIES / "automatic_python-small.json")[arm]["saved"]
+    spread = Spread(tuple(saved["spread"]["values"]))
+    assert f"{abs(spread.mean):.0%} ± {spread.half_interval:.0%}" in _text(page)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/defaults.md", "docs/studies/README.md"])
+def test_what_steeper_thresholds_do_on_wikipedia_is_quoted_as_it_is(page: str) -> None:
+    twice = results_in(STUDIES / "automatic_wikipedia-small.json")["automatic-twice"]
+    (beside,) = (each for each in twice["against"] if each["name"] == "automatic")
+    better = Spread(tuple(-value for value in beside["difference"]["values"]))
+    assert f"{better.mean:.3f} ± {better.half_interval:.3f} nats" in _text(page)
+    (saved,) = twice["saved"]
+    assert f"at least {statistics.fmean(saved['spread']['values']):.0%}" in _text(page)
+
+
+@pytest.mark.parametrize("page", ["docs/defaults.md", "docs/studies/README.md"])
+def test_what_steeper_thresholds_add_on_python_sources_is_quoted_as_it_is(page: str) -> None:
+    against = results_in(STUDIES / "automatic_python-small.json")["automatic-twice"]["against"]
+    more = Spread(tuple(next(each for each in against if each["name"] == "automatic")["saved"]["values"]))
+    assert f"{100 * more.mean:.1f} ± {100 * more.half_interval:.1f} points" in _text(page)
+
+
 @pytest.mark.parametrize("arm", ["one-50", "one-70", "one-80", "zero-50"])
 def test_what_growing_late_saves_is_quoted_as_it_is(arm: str) -> None:
     saved = Spread(tuple(results_in(STUDIES / "from_zero-small.json")[arm]["saved"][0]["spread"]["values"]))
