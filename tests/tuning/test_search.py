@@ -91,10 +91,10 @@ def test_a_search_goes_on_as_it_began(tmp_path: Path) -> None:
     keep_settings(tmp_path, *made_search(tmp_path, trials={"max_concurrent": 3}))
     keep_settings(tmp_path, *made_search(tmp_path, "runtime.address=other:6379", "tracking.mlflow_uri=http://other:5000"))
     written = json.loads((tmp_path / "search.json").read_text())
-    (tmp_path / "search.json").write_text(json.dumps({key: value for key, value in written.items() if key != "growth.rewarm_steps"}))
+    (tmp_path / "search.json").write_text(json.dumps({key: value for key, value in written.items() if key != "training.optimizer.eps"}))
     keep_settings(tmp_path, *settings)  # of a raystage that did not know the key yet: it had what is its default
-    with pytest.raises(ConfigError, match=r"growth.rewarm_steps=7: search 'made' began with 200; keep that value"):
-        keep_settings(tmp_path, *made_search(tmp_path, "growth.rewarm_steps=7"))
+    with pytest.raises(ConfigError, match=r"training.optimizer.eps=1e-07: search 'made' began with 1e-08; keep that value"):
+        keep_settings(tmp_path, *made_search(tmp_path, "training.optimizer.eps=1e-7"))
     with pytest.raises(ConfigError, match=r"seed=7: search 'made' began with \d+; keep that value"):
         keep_settings(tmp_path, *made_search(tmp_path, "seed=7"))
     with pytest.raises(
