@@ -122,6 +122,7 @@ def test_what_steeper_thresholds_do_on_wikipedia_is_quoted_as_it_is(page: str) -
 def test_what_steeper_thresholds_add_on_python_sources_is_quoted_as_it_is(page: str) -> None:
     against = results_in(STUDIES / "automatic_python-small.json")["automatic-twice"]["against"]
     more = Spread(tuple(next(each for each in against if each["name"] == "automatic")["saved"]["values"]))
+    assert more.half_interval is not None
     assert f"{100 * more.mean:.1f} ± {100 * more.half_interval:.1f} points" in _text(page)
 
 
