@@ -25,6 +25,7 @@ from raystage.runtime.engine import Engine, EngineError
 from raystage.runtime.job_package import check_place_in_package, check_places_of_nodes
 from raystage.runtime.origin import origin_of
 from raystage.runtime.run_folder import TOKENIZER_FOLDER, RunFolder
+from raystage.storage.address import is_uri
 from raystage.storage.faults import StorageError
 from raystage.storage.patience import Patience
 from raystage.tracking import Follower, Sink
@@ -131,8 +132,8 @@ def _train_in_storage(
             say(f"changed since the last attempt: {change}")
         elsewhere.push_configuration()
         damage: list[str] = []
-        # what has ended here and is not there yet is for the engine, whose ranks send it
-        finished = elsewhere.is_finished() if elsewhere.is_somewhere else _is_finished(config, folder, damage)
+        # what has ended here and is not at its URI yet is for the engine, whose ranks send it
+        finished = elsewhere.is_finished() or (_is_finished(config, folder, damage) and not is_uri(config.storage))
         for line in damage:
             say(line)
         if finished:

@@ -31,11 +31,6 @@ class DriverStorage:
         if self._run is not None and config.storage.startswith("memory://") and config.runtime.engine == "ray":
             raise ConfigError(f"storage={config.storage}: memory is of one process alone; use runtime.engine=local, or another storage")
 
-    @property
-    def is_somewhere(self) -> bool:
-        """Whether storage is a URI."""
-        return self._run is not None
-
     def check_writable(self) -> None:
         """Raises ConfigError where storage cannot be written."""
         if self._run is not None:

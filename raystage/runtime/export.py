@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 from raystage.config import ConfigError, load
 from raystage.config.names import shortened
 from raystage.data.corpus import Corpus
+from raystage.data.durable import whole_folder
 from raystage.data.prepare import prepare
 from raystage.storage.faults import StorageError
-from raystage.training.checkpoint import BEST, CheckpointStore, Stored, damaged_files, in_order_of_choice
+from raystage.training.checkpoint import BEST, CheckpointStore, Stored, damaged_files, in_order_of_choice, names_of
 from raystage.training.tensor_pieces import read_tensors
 from raystage.training.weight_files import MODEL_FILE, read_headers
 
@@ -33,21 +34,14 @@ def export(stored: Stored, tokenizer: "PreTrainedTokenizerFast", target: Path) -
     target = target.expanduser().absolute()
     if target.exists() and not _is_export(target):
         raise ConfigError(f"{target}: exists and holds more than an exported model; move it away, or name a new folder")
-    partial, replaced = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name in (MODEL_FILE, "config.json", "generation_config.json"):
-        if (stored.folder / name).is_file():
-            shutil.copy2(stored.folder / name, partial / name)
-    if not (partial / MODEL_FILE).is_file():
-        headers = read_headers(stored.folder)
-        save_file(read_tensors(headers, headers), partial / MODEL_FILE, metadata={"format": "pt"})
-    tokenizer.save_pretrained(str(partial))
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        target.rename(replaced)
-    partial.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with whole_folder(target, replace=True) as partial:
+        for name in (MODEL_FILE, "config.json", "generation_config.json"):
+            if (stored.folder / name).is_file():
+                shutil.copy2(stored.folder / name, partial / name)
+        if not (partial / MODEL_FILE).is_file():
+            headers = read_headers(stored.folder)
+            save_file(read_tensors(headers, headers), partial / MODEL_FILE, metadata={"format": "pt"})
+        tokenizer.save_pretrained(str(partial))
     return target
 
 
@@ -67,9 +61,8 @@ def choose_checkpoint(run_dir: Path, name: str | None) -> Stored:
             return each
     if name is None:
         raise ConfigError(f"{run_dir}: no usable checkpoint yet; 'raystage runs' lists runs")
-    names = ", ".join(each.folder.name for each in stored) or "none"
     what = "no usable checkpoint has a validation loss" if name == BEST else "no such checkpoint"
-    raise ConfigError(f"{shortened(name)}: {what}; {run_dir.name} has {names}")
+    raise ConfigError(f"{shortened(name)}: {what}; {run_dir.name} has {names_of(stored)}")
 
 
 def corpus_of_run(run: Path, digest: str) -> Corpus:

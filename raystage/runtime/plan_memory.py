@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from raystage.config import Config, ConfigError
-from raystage.config.sizes import planned_vocab_size
 from raystage.devices.device import Device, pick_device
 from raystage.runtime.plan_stages import PlannedStage
 from raystage.training.errors import RehearsalError
 from raystage.training.memory_fit import GIB, free_bytes, given_bytes, n_checkpointed, step_peak_bytes, with_choices
 from raystage.training.policy import plan_of
-from raystage.training.stage_model import spec_of
+from raystage.training.target_cost import target_spec
 from raystage.training.worker_range import workers_of
 
 
@@ -40,9 +39,8 @@ def planned_choices(config: Config) -> tuple[Config, str]:
         return config, "memory is that of the workers' devices; runtime.memory_gib tells plan how much that is"
     on_cpu = device is not None and device.torch_device.type == "cpu"
     shapes = plan_of(config).shapes()
-    spec = spec_of(config, shapes[-1], planned_vocab_size(config), eot_id=0)
     try:
-        found = with_choices(config, spec, budget, workers_of(config, len(shapes) - 1).low, on_cpu)
+        found = with_choices(config, target_spec(config), budget, workers_of(config, len(shapes) - 1).low, on_cpu)
     except RehearsalError as error:
         raise ConfigError(str(error) if given else f"{error}; runtime.memory_gib says how much the workers have") from None
     whose = "runtime.memory_gib" if given else "what this machine has free, less a tenth"

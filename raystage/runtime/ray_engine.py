@@ -102,6 +102,8 @@ class RayEngine:
                 return end.ending == "finished"
             if end.fatal is not None:
                 raise EngineError(end.fatal)
+            if self._stop_asked.is_set() and watch.reached_step < 0:
+                return False  # they had not begun: nothing is lost
             if self._stop_asked.is_set():
                 raise EngineError(f"the workers failed on their way out: {end.error}; the same command goes on from the last checkpoint")
             if end.ending is None and watch.is_restarting:  # a node of theirs is gone, perhaps; their failure was counted

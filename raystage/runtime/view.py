@@ -23,7 +23,7 @@ from raystage.storage.patience import Patience
 from raystage.storage.remote import RemoteFolder
 from raystage.tracking.mlflow_mark import MARK_FILE
 from raystage.tracking.records import DECISIONS_FILE, METRICS_FILE
-from raystage.training.checkpoint import BEST, MANIFEST_FILE, Stored, in_order_of_choice
+from raystage.training.checkpoint import BEST, MANIFEST_FILE, Stored, in_order_of_choice, names_of
 from raystage.training.errors import CheckpointError
 
 _VIEWED = "~/.cache/raystage/viewed"
@@ -52,9 +52,10 @@ def view_checkpoint(run: str, name: str | None, progress: Progress = no_progress
     _fetch(viewed, (CONFIG_FILE, MARK_FILE, *TOKENIZER_FILES))
     try:
         there = viewed.checkpoints.mirror()
-        if name not in (None, BEST) and name not in (names := [stored.folder.name for stored in there]):
-            raise ConfigError(f"{shortened(name)}: no such checkpoint; {run} has {', '.join(names) or 'none'}")
-        for stored in in_order_of_choice(there, name):
+        wanted = in_order_of_choice(there, name)
+        if not wanted and name not in (None, BEST):
+            raise ConfigError(f"{shortened(name)}: no such checkpoint; {run} has {names_of(there)}")
+        for stored in wanted:
             if _bring(viewed, stored, is_wanted=name not in (None, BEST)):
                 break
     except StorageError as error:

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import shutil
 import socket
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from raystage.data.durable import digest
@@ -128,6 +128,11 @@ def _unreadable(folder: Path) -> str:
     except ValueError as error:
         return str(error)
     return "its manifest can be read by now"
+
+
+def names_of(stored: Sequence[Stored]) -> str:
+    """Those that there are to choose from, in words."""
+    return ", ".join(each.folder.name for each in stored) or "none"
 
 
 def in_order_of_choice(stored: list[Stored], name: str | None) -> list[Stored]:

@@ -37,21 +37,25 @@ def test_a_group_waits_for_the_room_that_was_there(
     assert engine._wait_for_room(wanted, room_before, print) == expected
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_a_group_that_fails_while_it_is_to_stop_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: bool) -> None:
-    """Nobody goes on then, and steps may be lost. Without a stop another group follows."""
+@pytest.mark.parametrize(("asked", "reached_step"), [(True, 7), (True, -1), (False, 7)])
+def test_a_group_that_fails_while_it_is_to_stop_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: bool, reached_step: int
+) -> None:
+    """Nobody goes on then, and steps may be lost, where there were any. Without a stop another group follows."""
     engine, config = object.__new__(RayEngine), from_tree({})
     for name in ("DriverController", "Restarts", "Spares", "Group", "Fit", "places", "ray_nodes"):
         monkeypatch.setattr(engine_module, name, mock.Mock())
-    monkeypatch.setattr(engine_module, "GroupWatch", mock.Mock(return_value=mock.Mock(is_restarting=False, room=1, position=0)))
+    monkeypatch.setattr(
+        engine_module, "GroupWatch", mock.Mock(return_value=mock.Mock(is_restarting=False, room=1, position=0, reached_step=reached_step))
+    )
     engine._runtime, engine._hardware, engine._backend = config.runtime, mock.Mock(keeps_spares=False), mock.Mock()
     engine._evaluations, engine._stop_asked = None, mock.Mock(is_set=lambda: asked)
     ends = iter([GroupEnd(error="worker 0 is gone"), GroupEnd("finished")])
     monkeypatch.setattr(engine, "_wait_for_room", lambda *_: (1, 1))
     monkeypatch.setattr(engine, "_follow", lambda *_: next(ends))
     assignment = mock.Mock(config=config, run_dir=tmp_path)
-    if asked:
+    if asked and reached_step >= 0:
         with pytest.raises(EngineError, match="the workers failed on their way out: worker 0 is gone; the same command goes on"):
             engine._train(assignment, None, print)
     else:
-        assert engine._train(assignment, None, print)
+        assert engine._train(assignment, None, print) is not asked
