@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from raystage.pacing.stage import BOTH, Change, Plan
+from raystage.pacing.stage import Change, Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,8 @@ class Policy:
         return self.last_calls[n_left - 1] if 0 < n_left <= len(self.last_calls) else None
 
     def threshold(self, change: Change) -> float:
-        """That of its kind; of several kinds at once the last to be reached, but depth and width together have their own."""
-        if change.kind == BOTH:
-            return self._of("both")
-        return max(self._of(kind) for kind in change.kind.split("+"))
+        """That of its kind; of several kinds at once the last to be reached."""
+        return max(self._of(kind) for kind in change.threshold_kinds)
 
     def _of(self, kind: str) -> float:
         threshold = self.thresholds[kind]

@@ -48,6 +48,11 @@ class Change:
         return "+".join(kind for kind, field in _FIELDS.items() if getattr(self, field) is not None)
 
     @property
+    def threshold_kinds(self) -> tuple[Kind, ...]:
+        """Whose thresholds it waits for; depth and width together have their own."""
+        return ("both",) if self.kind == BOTH else tuple(self.kind.split("+"))
+
+    @property
     def grows(self) -> bool:
         """Whether the model gets larger."""
         return self.n_layer is not None or self.d_model is not None

@@ -67,8 +67,7 @@ def _end(config: Config, stage: PlannedStage) -> str:
         return f"run, {config.training.duration}"
     if change.at is not None:
         return f"at {change.at:.1%}: {change}"
-    kinds = ["both"] if change.kind == "depth+width" else change.kind.split("+")
-    return f"slope > {max(getattr(thresholds, kind) for kind in kinds)}: {change}"
+    return f"slope > {max(getattr(thresholds, kind) for kind in change.threshold_kinds)}: {change}"
 
 
 def _caption(config: Config, stages: list[PlannedStage], chosen: str, is_measured: bool) -> str:

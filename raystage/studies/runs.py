@@ -2,16 +2,13 @@
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Mapping
 
-from raystage.config import Config, flat, from_tree, to_tree
+from raystage.config import Config, from_tree, to_tree
 from raystage.config.duration import Duration, parse_duration
 from raystage.config.study import Arm, Study
+from raystage.studies.identity import digest
 from raystage.training.target_cost import as_text, in_flops
-
-# where and how a run is trained moves none of its figures
-_NOT_WHAT = ("name", "storage", "runtime.", "checkpoint.", "tracking.", "data.cache_dir", "data.node_cache_dir", "data.processes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +104,7 @@ def config_of(study: Study, run: StudyRun, storage: str) -> Config:
     if base.runtime.threads_per_worker is None:
         own.append("runtime.threads_per_worker=1")  # runs fill the machine, one a core
     config = from_tree(to_tree(base), [*arm.overrides, *own])
-    return dataclasses.replace(config, name=f"{run}_{_digest(config):08x}")
-
-
-def differing_key(theirs: Config, config: Config) -> str | None:
-    """A key that moves figures, and differs: of two with one digest, one whose default has changed since the first was trained."""
-    ours, others = flat(to_tree(config)), flat(to_tree(theirs))
-    keys = (key for key in ours if not key.startswith(_NOT_WHAT))
-    return next((f"{key}={others.get(key)}, now {ours[key]}" for key in keys if ours[key] != others.get(key)), None)
-
-
-def digest_in(name: str) -> str:
-    """That of a run's name; runs of other studies with the same one are the same runs."""
-    return name.rpartition("_")[2]
+    return dataclasses.replace(config, name=f"{run}_{digest(config)}")
 
 
 def budget_of(arm: Arm) -> tuple[float, str]:
@@ -139,10 +124,3 @@ def duration_of(arm: Arm, base: Config) -> Duration:
     elif unit == "steps" and whole.unit == "tokens":
         whole = Duration(math.ceil(whole.amount / batch), "steps")
     return Duration(whole.amount * percent / 100, whole.unit)
-
-
-def _digest(config: Config) -> int:
-    """Of what is not as it is by default: a key that raystage learns later does not change it."""
-    mine, default = flat(to_tree(config)), flat(to_tree(Config()))
-    told = sorted((key, value) for key, value in mine.items() if not key.startswith(_NOT_WHAT) and value != default.get(key))
-    return zlib.crc32(repr(told).encode())

@@ -10,8 +10,9 @@ from raystage.config import Config, ConfigError, flat, load
 from raystage.config.load import parse
 from raystage.config.study import Study
 from raystage.runtime.run_folder import RunFolder
+from raystage.studies.identity import differing_key, digest_in
 from raystage.studies.one_run import ENDED_FILE
-from raystage.studies.runs import StudyRun, config_of, differing_key, digest_in, due_runs
+from raystage.studies.runs import StudyRun, config_of, due_runs
 from raystage.tracking.records import RunRecords
 
 RUN_FILE = "study_run.yaml"  # what the run was started with
@@ -35,7 +36,7 @@ class StudyFolder:
         return config_of(self.study, run, str(self.path / _RUNS))
 
     def of(self, run: StudyRun) -> Path:
-        """Of one run: this study's own, or another's where that has ended and is the same but for its name.
+        """Of one run: its own, or that of another arm or study where that has ended and is the same but for its name.
 
         Raises ConfigError for one of its own that had other defaults.
         """
@@ -53,7 +54,7 @@ class StudyFolder:
         return self.of(run).parents[1].name
 
     def _elsewhere(self, config: Config) -> Path | None:
-        """Where another study has trained this, on the same kind of device."""
+        """Where this has been trained for another arm or study, on the same kind of device."""
         if config.name not in self._found:
             places = self._ended[digest_in(config.name)]
             self._found[config.name] = next((each for each in places if self._has_ended_at(each) and _is_alike(each, config)), None)
@@ -61,11 +62,10 @@ class StudyFolder:
 
     @functools.cached_property
     def _ended(self) -> dict[str, list[Path]]:
-        """Runs of the other studies by the digest of what moves their figures."""
+        """Runs of all studies by the digest of what moves their figures."""
         found = defaultdict(list)
         for mark in sorted(self.path.parent.glob(f"*/{_RUNS}/*/{ENDED_FILE}")):
-            if self.path not in mark.parents:
-                found[digest_in(mark.parent.name)].append(mark.parent)
+            found[digest_in(mark.parent.name)].append(mark.parent)
         return found
 
     def log_of(self, run: StudyRun) -> Path:
@@ -109,7 +109,7 @@ def _trained_with(folder: Path) -> Config:
 
 
 def _is_alike(folder: Path, config: Config) -> bool:
-    """Whether the run of another study had such a device and the same defaults, and lies where it was: what was moved was put aside."""
+    """Whether the run of another arm or study had such a device and such defaults, and lies where it was: what was moved is put aside."""
     try:
         theirs = _trained_with(folder)
     except ConfigError:

@@ -1,8 +1,6 @@
 """Which runs a study needs, and what each is given."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,12 +10,11 @@ from raystage.studies.runs import (
     chosen_factor,
     config_of,
     counted_runs,
-    differing_key,
     due_runs,
     foreseen_runs,
     is_at_edge,
 )
-from tests.studies.made_study import TREE, made_study
+from tests.studies.made_study import made_study
 
 
 def run(arm: str, factor: float, seed: int = 1) -> StudyRun:
@@ -91,29 +88,6 @@ def test_short_trials_that_all_diverged_stand_for_no_seeds(tmp_path: Path) -> No
 def test_a_single_rate_is_not_tried(tmp_path: Path) -> None:
     study = made_study(tmp_path, learning_rates=[1.0], trial_share=0.25)
     assert due_runs(study, {})[:2] == [run("static", 1.0), run("depth", 1.0)]
-
-
-def test_what_moves_a_figure_is_in_the_name_of_the_run_and_nothing_else(tmp_path: Path) -> None:
-    def name(**changes: Any) -> str:
-        study = made_study(tmp_path, **changes)
-        return config_of(study, run("static", 1.0), str(tmp_path)).name
-
-    def sized(**keys: Any) -> dict[str, Any]:
-        return {"sizes": {"tiny": {**TREE["sizes"]["tiny"], **keys}}}
-
-    assert name() == name(**sized(**{"runtime.threads_per_worker": 2, "checkpoint.every_steps": 7, "storage": "elsewhere"}))
-    others = [sized(**{"training.duration": "4096 tokens"}), sized(**{"validation.rows": 9}), sized(**{"training.batch_tokens": 512})]
-    names = [name(), *(name(**changes) for changes in others)]
-    assert len(set(names)) == 4
-    assert all(each.startswith("static_lr-x1_seed-1_") for each in names)
-
-
-def test_a_default_that_has_changed_since_is_told_by_its_key(tmp_path: Path) -> None:
-    """The digest does not know: it is of what is not as it is by default."""
-    config = config_of(made_study(tmp_path), run("depth", 1.0), "here")
-    assert differing_key(dataclasses.replace(config, name="other", storage="there"), config) is None
-    before = dataclasses.replace(config, growth=dataclasses.replace(config.growth, rewarm_steps=7))
-    assert differing_key(before, config) == f"growth.rewarm_steps=7, now {config.growth.rewarm_steps}"
 
 
 def test_a_best_rate_among_those_tried_is_no_edge(tmp_path: Path) -> None:
