@@ -111,6 +111,11 @@ def _check_training(config: Config) -> None:
             f"runtime.memory_gib={config.runtime.memory_gib}: training leaves nothing to it; set training.micro_batch_tokens=null or "
             "training.activation_checkpointing=auto"
         )
+    if training.bucket_mib is not None and (training.strategy == "fsdp" or config.runtime.device == "xla"):
+        raise ConfigError(
+            f"training.bucket_mib={training.bucket_mib}: is for ddp on CPUs and CUDA; leave it out (under fsdp a block's gradients travel "
+            "together, on xla all of them)"
+        )
     if training.strategy == "fsdp" and training.optimizer.kind == "adafactor":
         raise ConfigError(
             "training.strategy=fsdp: the row and column means of adafactor are not sharded; use adamw or sgd, or strategy ddp"

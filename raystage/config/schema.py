@@ -174,6 +174,9 @@ class Training:
         default="float32",
         description="of gradients that travel between workers; bf16: half as many bytes, and sums as coarse as that (not on xla)",
     )
+    bucket_mib: float | None = Field(
+        default=None, gt=0, description="[MiB] of gradients that travel together, while others are computed (ddp, not on xla); null: 25"
+    )
     compile: bool = Field(default=False, description="torch.compile the model's blocks")
     activation_checkpointing: Literal["none", "full", "auto"] = Field(
         default="none",

@@ -42,8 +42,8 @@ class Cpu(Eager):
     def full_float32(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
 
-    def wrap(self, module: nn.Module, reduce_precision: Precision) -> nn.Module:
-        return data_parallel(module, reduce_precision)
+    def wrap(self, module: nn.Module, reduce_precision: Precision, bucket_mib: float | None) -> nn.Module:
+        return data_parallel(module, reduce_precision, bucket_mib)
 
     def place(self, tensor: Tensor) -> Tensor:
         return tensor

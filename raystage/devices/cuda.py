@@ -50,8 +50,8 @@ class Cuda(Eager):
         finally:
             torch.set_float32_matmul_precision(usual)
 
-    def wrap(self, module: nn.Module, reduce_precision: Precision) -> nn.Module:
-        return data_parallel(module, reduce_precision, [self.torch_device.index])
+    def wrap(self, module: nn.Module, reduce_precision: Precision, bucket_mib: float | None) -> nn.Module:
+        return data_parallel(module, reduce_precision, bucket_mib, [self.torch_device.index])
 
     def place(self, tensor: Tensor) -> Tensor:
         host = tensor if tensor.is_cuda else tensor.pin_memory()  # what is not pinned waits for the stream

@@ -71,8 +71,8 @@ class Device(Protocol):
         """A context in which products of float32 matrices are not rounded to fewer bits before they are added."""
         ...
 
-    def wrap(self, module: nn.Module, reduce_precision: Precision) -> nn.Module:
-        """`module` with gradients averaged over the ranks of the process group, where they travel in this precision."""
+    def wrap(self, module: nn.Module, reduce_precision: Precision, bucket_mib: float | None) -> nn.Module:
+        """`module` with gradients averaged over the ranks of the process group, where they travel in this precision, [MiB] at once."""
         ...
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:

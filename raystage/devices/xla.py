@@ -106,7 +106,7 @@ class Xla:
         finally:
             torch_xla.backends.set_mat_mul_precision(usual)
 
-    def wrap(self, module: nn.Module, reduce_precision: Precision) -> nn.Module:
+    def wrap(self, module: nn.Module, reduce_precision: Precision, bucket_mib: float | None) -> nn.Module:
         return module
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:

@@ -47,5 +47,5 @@ def equip(trainee: Trainee, tensors: TrainingTensors | None, config: Config, dev
     if config.training.compile and not device.is_lazy:
         compile_blocks(trainee.model, trainee.spec)
     if ranks.world_size > 1 and not shards(config, ranks):
-        wrapped = device.wrap(wrapped, config.training.reduce_precision)
+        wrapped = device.wrap(wrapped, config.training.reduce_precision, config.training.bucket_mib)
     return Machinery(trainee.spec, trainee, wrapped, optimizer, count_parameters(trainee.model))

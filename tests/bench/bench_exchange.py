@@ -13,9 +13,7 @@ from unittest import mock
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
-import raystage.devices.data_parallel as data_parallel_module
 from raystage.config import Config, from_tree
 from raystage.data.batch import Batch
 from raystage.devices.device import pick_device
@@ -34,15 +32,15 @@ PAIRS, STEPS, ROWS, N_RANKS = 5, 2, 4, 2
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """`training`: the keys of one; `without`: what it does not do."""
+    """`training`: the keys of one; `fetches_ahead`: whether FSDP2 asks for the next block before it is needed."""
 
     training: dict[str, Any]
-    without: str = ""
+    fetches_ahead: bool = True
 
 
-BUCKETS, IN_ONE = Way({"strategy": "ddp"}), Way({"strategy": "ddp"}, "buckets")
+BUCKETS, IN_ONE = Way({"strategy": "ddp"}), Way({"strategy": "ddp", "bucket_mib": 1e6})
 IN_BF16 = Way({"strategy": "ddp", "reduce_precision": "bf16"})
-AHEAD, WHEN_NEEDED = Way({"strategy": "fsdp"}), Way({"strategy": "fsdp"}, "prefetch")
+AHEAD, WHEN_NEEDED = Way({"strategy": "fsdp"}), Way({"strategy": "fsdp"}, fetches_ahead=False)
 
 
 def run() -> Iterator[Result]:
@@ -65,7 +63,8 @@ def _measure(ranks: Ranks, spec: ModelSpec, ours: Way, other: Way) -> tuple[floa
 def _stepping(ranks: Ranks, spec: ModelSpec, way: Way) -> Callable[[], float]:
     """Steps a second, of a block of steps."""
     config, device = from_tree({"training": way.training}), pick_device("cpu")
-    with _without(way.without):
+    prefetch = mock.patch.object(FSDPModule, "set_modules_to_forward_prefetch")
+    with contextlib.nullcontext() if way.fetches_ahead else prefetch:
         machinery = assemble(spec, config, device, ranks)
     tokens = torch.randint(0, spec.vocab_size, (ROWS, spec.context_length + 1))
     batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
@@ -80,17 +79,6 @@ def _rate(machinery: Machinery, batch: Batch, ranks: Ranks, config: Config) -> f
         train_step(machinery, batch, N_RANKS * batch.inputs_BL.numel(), ranks, pick_device("cpu"), config.training, None)
         seconds.append(time.perf_counter() - begin_s)
     return 1 / statistics.median(seconds)
-
-
-@contextlib.contextmanager
-def _without(part: str) -> Iterator[None]:
-    with contextlib.ExitStack() as patches:
-        if part == "buckets":
-            all_at_once = functools.partial(DistributedDataParallel, bucket_cap_mb=1_000_000)
-            patches.enter_context(mock.patch.object(data_parallel_module, "DistributedDataParallel", all_at_once))
-        if part == "prefetch":
-            patches.enter_context(mock.patch.object(FSDPModule, "set_modules_to_forward_prefetch"))
-        yield
 
 
 def main() -> None:

@@ -105,6 +105,8 @@ TABLE = ["pacing.rule=table", "pacing.lengths=[64, 256]"]
         (["training.duration=1.5 steps"], "training.duration='1.5 steps': must be a whole number of steps"),
         (["training.batch_tokens=1000"], "training.batch_tokens=1000: must be a multiple of model.context_length=256, like 1024"),
         (["training.batch_tokens=8"], "training.batch_tokens=8: must be a multiple of model.context_length=256, like 256"),
+        (["training.bucket_mib=5", "training.strategy=fsdp"], "training.bucket_mib=5.0: is for ddp"),
+        (["training.bucket_mib=5", "runtime.device=xla"], "training.bucket_mib=5.0: is for ddp"),
         (["training.reduce_precision=bf16", "runtime.device=xla"], "training.reduce_precision=bf16: with runtime.device=xla"),
         (["training.micro_batch_tokens=null", "runtime.device=xla"], "training.micro_batch_tokens=null: memory is not predicted for"),
         (

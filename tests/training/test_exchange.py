@@ -51,6 +51,12 @@ def test_gradients_that_travel_in_bf16_are_rounded_to_it_and_add_up_in_float32(t
     assert 1e-4 < _error(rounded, exact) < 2**-8
 
 
+@pytest.mark.parametrize(("bucket_mib", "n_travel"), [("null", 1), (0.05, 2)])
+def test_gradients_travel_in_buckets(tmp_path: Path, two: Gang, bucket_mib: str | float, n_travel: int) -> None:
+    for names in two(_profiled_step, configure(tmp_path, [f"training.bucket_mib={bucket_mib}"]), False):
+        assert sum("allreduce" in name for name in names) == n_travel, names
+
+
 @pytest.mark.parametrize("is_large", [False, True])
 def test_shards_are_gathered_once_a_step_or_where_the_model_is_large_for_each_pass(tmp_path: Path, two: Gang, is_large: bool) -> None:
     config = configure(tmp_path, ["training.strategy=fsdp", "training.micro_batch_tokens=256"])
