@@ -15,6 +15,7 @@ from pathlib import Path
 from raystage.config import ConfigError, dump
 from raystage.config.study import Study
 from raystage.devices.cores import n_cores
+from raystage.studies.identity import digest_in
 from raystage.studies.one_run import ENDED, STOPPED
 from raystage.studies.runs import StudyRun, budget_of, due_runs, foreseen_runs
 from raystage.studies.study_folder import RUN_FILE, StudyFolder
@@ -66,10 +67,18 @@ class _Pool:
             say(f"going on with study {self._study.name!r}: {len(self._losses)} runs have ended")
 
     def start_due(self) -> None:
-        known = {each.run for each in self.running} | self.left
-        due = [run for run in due_runs(self._study, self._losses) if run not in known]
-        free = sorted(self._slots - {each.slot for each in self.running})
-        self.running += [self._start(run, slot) for run, slot in zip(due, free, strict=False)]
+        for slot in sorted(self._slots - {each.slot for each in self.running}):
+            if (run := self._next()) is not None:
+                self.running.append(self._start(run, slot))
+
+    def _next(self) -> StudyRun | None:
+        """One that is due, and neither under way nor the same as one that is."""
+        under_way = {self._digest(each.run) for each in self.running}
+        due = (run for run in due_runs(self._study, self._losses) if run not in self.left)
+        return next((run for run in due if self._digest(run) not in under_way), None)
+
+    def _digest(self, run: StudyRun) -> str:
+        return digest_in(self._folder.own(run).name)
 
     def stop(self) -> None:
         """Asks each run once for a checkpoint and its end: a second signal would end it without."""
@@ -83,7 +92,7 @@ class _Pool:
             self.running.remove(each)
             code, run = each.process.returncode, each.run
             if code == ENDED:
-                self._losses[run] = self._folder.loss(run)
+                self._losses = self._folder.losses(self._losses)  # of what is due now, too: it may have been trained elsewhere
             else:
                 self.left.add(run)
             self._say(f"{run}: {self._how(run, code)}")
@@ -106,9 +115,9 @@ class _Pool:
 
     def _start(self, run: StudyRun, slot: int) -> _Running:
         folder, study = self._folder, self._study
-        for path in (folder.of(run), folder.log_of(run).parent):
+        for path in (folder.own(run), folder.log_of(run).parent):
             path.mkdir(parents=True, exist_ok=True)
-        config = folder.of(run) / RUN_FILE
+        config = folder.own(run) / RUN_FILE
         config.write_text(dump(folder.config_of(run)))
         environment = os.environ | {"OMP_NUM_THREADS": str(_threads(study))}
         gpus = _gpus(study)

@@ -1,7 +1,6 @@
 """The folder of a study: run folders and their logs; what another study has trained is not trained again."""
 
 import dataclasses
-import functools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from raystage.config.study import Study
 from raystage.runtime.run_folder import RunFolder
 from raystage.studies.identity import differing_key, digest_in
 from raystage.studies.one_run import ENDED_FILE
-from raystage.studies.runs import StudyRun, config_of, due_runs
+from raystage.studies.runs import Losses, StudyRun, config_of, due_runs
 from raystage.tracking.records import RunRecords
 
 RUN_FILE = "study_run.yaml"  # what the run was started with
@@ -28,6 +27,7 @@ class StudyFolder:
         self.study = study
         self.path = Path(study.base.storage).expanduser().absolute() / study.name
         self.wanted = json.dumps(dataclasses.asdict(study.keys.zeroshot))
+        self._ended = self._all_ended()
         self._found: dict[str, Path | None] = {}
         self._same: set[str] = set()
 
@@ -36,18 +36,22 @@ class StudyFolder:
         return config_of(self.study, run, str(self.path / _RUNS))
 
     def of(self, run: StudyRun) -> Path:
-        """Of one run: its own, or that of another arm or study where that has ended and is the same but for its name.
+        """Where it is: its own, or that of another arm or study where that has ended and is the same but for its name.
 
         Raises ConfigError for one of its own that had other defaults.
         """
         config = self.config_of(run)
-        own = RunFolder.of(config).path
+        own = self.own(run)
         if not self._has_ended_at(own):
             return self._elsewhere(config) or own
         if config.name not in self._same and (differing := differing_key(_trained_with(own), config)):
             raise ConfigError(f"{own}: was trained with {differing} by default; move {self.path} away, and it is trained anew")
         self._same.add(config.name)
         return own
+
+    def own(self, run: StudyRun) -> Path:
+        """The folder that nobody else trains in."""
+        return RunFolder.of(self.config_of(run)).path
 
     def trained_for(self, run: StudyRun) -> str:
         """The study that has trained it, or is to."""
@@ -60,8 +64,7 @@ class StudyFolder:
             self._found[config.name] = next((each for each in places if self._has_ended_at(each) and _is_alike(each, config)), None)
         return self._found[config.name]
 
-    @functools.cached_property
-    def _ended(self) -> dict[str, list[Path]]:
+    def _all_ended(self) -> dict[str, list[Path]]:
         """Runs of all studies by the digest of what moves their figures."""
         found = defaultdict(list)
         for mark in sorted(self.path.parent.glob(f"*/{_RUNS}/*/{ENDED_FILE}")):
@@ -78,9 +81,10 @@ class StudyFolder:
         said = [line for line in self.log_of(run).read_text(errors="replace").splitlines() if line.strip()]
         return said[-1] if said else "it said nothing"
 
-    def losses(self) -> dict[StudyRun, float | None]:
-        """Of all runs that have ended: the final validation loss, None where it diverged."""
-        losses: dict[StudyRun, float | None] = {}
+    def losses(self, known: Losses | None = None) -> dict[StudyRun, float | None]:
+        """Of all runs that have ended: the final validation loss, None where it diverged. `known`: those of which that is known by now."""
+        self._ended, self._found = self._all_ended(), {}
+        losses = dict(known or {})
         while new := {run: self.loss(run) for run in due_runs(self.study, losses) if self._has_ended_at(self.of(run))}:
             losses |= new  # what has ended tells what else is needed
         return losses

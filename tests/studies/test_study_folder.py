@@ -8,6 +8,7 @@ import pytest
 
 from raystage.config import dump
 from raystage.config.study import Study
+from raystage.studies import execute
 from raystage.studies.one_run import ENDED_FILE
 from raystage.studies.runs import StudyRun
 from raystage.studies.study_folder import RUN_FILE, StudyFolder
@@ -18,7 +19,7 @@ STATIC, SAME = StudyRun("static", 1.0, 1), StudyRun("same", 1.0, 1)
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    arms: dict[str, Any] = {**TREE["arms"], "same": {"says": "the target by another name"}}
+    arms: dict[str, Any] = {"static": {}, "same": {"says": "the target by another name"}, **TREE["arms"]}
     return made_study(tmp_path, arms=arms, learning_rates=[1.0], seeds=[1])
 
 
@@ -43,3 +44,35 @@ def test_an_arm_that_has_trained_its_own_keeps_it(study: Study) -> None:
     own = [end(folder, run) for run in (STATIC, SAME)]
     assert [StudyFolder(study).of(run) for run in (STATIC, SAME)] == own
     assert own[0] != own[1]
+
+
+def test_what_becomes_due_has_been_trained_elsewhere(study: Study) -> None:
+    folder = StudyFolder(study)
+    assert folder.losses() == {}
+    end(StudyFolder(study), SAME)
+    assert folder.losses({StudyRun("half", 1.0, 1): 3.0}) == {STATIC: None, SAME: None, StudyRun("half", 1.0, 1): 3.0}
+
+
+def test_of_two_arms_that_are_the_same_one_is_trained(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not beside the other either, though two cores are free; and nothing is written into the other's folder."""
+    started: list[str] = []
+
+    class Trained:
+        """The process of a run that has ended when it is looked at."""
+
+        returncode = 0
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            folder = Path(command[3]).parent
+            started.append(folder.name.partition("_")[0])
+            (folder / ENDED_FILE).write_text(json.dumps({"diverged": None, "measured": json.loads(command[5])}))
+
+        def poll(self) -> int:
+            return self.returncode
+
+    monkeypatch.setattr(execute.subprocess, "Popen", Trained)
+    monkeypatch.setattr(execute, "slots_of", lambda study: 2)
+    monkeypatch.setattr(StudyFolder, "loss", lambda self, run: 3.0)
+    assert execute.run_study(study, lambda text: None)
+    assert sorted(started) == ["depth", "half", "static"]
+    assert set(StudyFolder(study).losses()) == {StudyRun(arm, 1.0, 1) for arm in ("static", "half", "depth", "same")}
