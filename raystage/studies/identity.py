@@ -7,7 +7,7 @@ from raystage.training.policy import plan_of
 
 # where and how a run is trained moves none of its figures
 _NOT_WHAT = ("name", "storage", "runtime.", "checkpoint.", "tracking.", "data.cache_dir", "data.node_cache_dir", "data.processes")
-_THRESHOLD = "pacing.thresholds."
+_THRESHOLD, _FLOOR = "pacing.thresholds.", "pacing.min_tokens_per_parameter"
 # defaults of the first runs that have changed since: a digest goes on as it was, so that nothing is trained anew for another default
 _FIRST_DEFAULTS = {_THRESHOLD + "length": -0.10, _THRESHOLD + "depth": -0.0575}
 
@@ -31,7 +31,11 @@ def differing_key(theirs: Config, config: Config) -> str | None:
 
 
 def _moving(config: Config) -> dict[str, object]:
-    """The keys that move figures; a threshold is one where a change waits for it."""
-    awaited = {_THRESHOLD + kind for change in plan_of(config).changes if change.at is None for kind in change.threshold_kinds}
-    idle = _FIRST_DEFAULTS.keys() - awaited
-    return {key: value for key, value in flat(to_tree(config)).items() if not key.startswith(_NOT_WHAT) and key not in idle}
+    """The keys that move figures; what is for changes by slope moves none where no such change waits for it."""
+    by_slope = [change for change in plan_of(config).changes if change.at is None]
+    awaited = {_THRESHOLD + "stop", *(_THRESHOLD + kind for change in by_slope for kind in change.threshold_kinds)}
+    if any(change.grows for change in by_slope):
+        awaited.add(_FLOOR)
+    keys = flat(to_tree(config))
+    idle = {key for key in keys if key == _FLOOR or key.startswith(_THRESHOLD)} - awaited
+    return {key: value for key, value in keys.items() if not key.startswith(_NOT_WHAT) and key not in idle}

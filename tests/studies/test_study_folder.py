@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raystage.config import dump
+from raystage.config import ConfigError, dump
 from raystage.config.study import Study
 from raystage.studies import execute
 from raystage.studies.one_run import ENDED_FILE
@@ -44,6 +44,17 @@ def test_an_arm_that_has_trained_its_own_keeps_it(study: Study) -> None:
     own = [end(folder, run) for run in (STATIC, SAME)]
     assert [StudyFolder(study).of(run) for run in (STATIC, SAME)] == own
     assert own[0] != own[1]
+
+
+def test_a_run_from_before_a_key_was_known_counts_where_that_moves_nothing(tmp_path: Path) -> None:
+    arms = {**TREE["arms"], "slope": {"shares": {"depths": ["1/12", 1]}, "set": {"pacing.rule": "slope"}}}
+    study = made_study(tmp_path, arms=arms, learning_rates=[1.0], seeds=[1])
+    for arm in ("depth", "slope"):
+        file = end(StudyFolder(study), StudyRun(arm, 1.0, 1)) / RUN_FILE
+        file.write_text(file.read_text().replace("  min_tokens_per_parameter: 20.0\n", ""))
+    assert StudyFolder(study).of(StudyRun("depth", 1.0, 1)).is_dir()
+    with pytest.raises(ConfigError, match=r"was trained with pacing\.min_tokens_per_parameter=0\.0, now 20\.0 by default"):
+        StudyFolder(study).of(StudyRun("slope", 1.0, 1))
 
 
 def test_what_becomes_due_has_been_trained_elsewhere(study: Study) -> None:

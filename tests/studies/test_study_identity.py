@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from raystage.config import Config, from_tree, to_tree
 from raystage.studies.identity import differing_key, digest
 from raystage.studies.runs import StudyRun, config_of
@@ -39,12 +41,21 @@ def test_a_default_that_has_changed_since_is_told_by_its_key(tmp_path: Path) -> 
     assert differing_key(before, config) == f"growth.rewarm_steps=7, now {config.growth.rewarm_steps}"
 
 
-def test_a_threshold_that_no_change_waits_for_is_not_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "waits_for_depth", "waits_for_length"),
+    [("thresholds.depth", True, False), ("thresholds.length", False, True), ("min_tokens_per_parameter", True, False)],
+)
+def test_what_no_change_waits_for_makes_no_other_run(tmp_path: Path, key: str, waits_for_depth: bool, waits_for_length: bool) -> None:
     at_places = config_of(made_study(tmp_path), DEPTH, "here")
     by_slope = changed(at_places, "pacing.rule=slope", "pacing.at=null")
-    for key, waits in (("depth", True), ("length", False)):
-        other = f"pacing.thresholds.{key}=-0.3"
-        assert digest(changed(at_places, other)) == digest(at_places)
-        assert differing_key(changed(at_places, other), at_places) is None
-        assert (digest(changed(by_slope, other)) != digest(by_slope)) is waits
-        assert (differing_key(by_slope, changed(by_slope, other)) is not None) is waits
+    of_length = changed(by_slope, "pacing.depths=null", "pacing.lengths=[16,32]")
+    value = 3 if "min" in key else -0.3
+    for config, matters in ((at_places, False), (by_slope, waits_for_depth), (of_length, waits_for_length)):
+        other = changed(config, f"pacing.{key}={value}")
+        assert (digest(other) != digest(config)) is matters
+        assert (differing_key(config, other) is not None) is matters
+
+
+def test_the_slope_that_ends_a_run_always_matters(tmp_path: Path) -> None:
+    at_places = config_of(made_study(tmp_path), DEPTH, "here")
+    assert digest(changed(at_places, "pacing.thresholds.stop=-0.05")) != digest(at_places)
