@@ -25,9 +25,11 @@ class Thresholds:
     """Slopes d log10(loss) / d log10(compute), all below zero; a stage ends when its slope stays above."""
 
     length: float = Field(
-        default=-0.10, lt=0, description="slope above which the sequence length is raised (chosen on the quickstart, see docs/defaults.md)"
+        default=-0.20, lt=0, description="slope above which the sequence length is raised (measured, see docs/defaults.md)"
     )
-    depth: float = Field(default=-0.0575, lt=0, description="slope above which layers are added (Shen et al. 2022)")
+    depth: float = Field(
+        default=-0.115, lt=0, description="slope above which layers are added (measured, see docs/defaults.md; Shen et al. 2022: -0.0575)"
+    )
     width: float = Field(default=-0.0475, lt=0, description="slope above which channels are added (Shen et al. 2022)")
     both: float = Field(default=-0.03, lt=0, description="slope above which layers and channels are added at once (Shen et al. 2022)")
     batch: float = Field(default=-0.05, lt=0, description="slope above which the batch is raised (not measured)")

@@ -7,7 +7,7 @@ from raystage.config.study import Study
 from raystage.studies.changes import changes_of
 from raystage.studies.equal_loss import OTHER_WAY, Bound, Curve, compute_between, compute_for, loss_at, slope_at
 from raystage.studies.measured import Measured, known, reached
-from raystage.studies.runs import Losses, StudyRun, chosen_factor, counted_runs, is_at_edge, trials_of
+from raystage.studies.runs import Losses, StudyRun, budget_of, chosen_factor, counted_runs, is_at_edge, trials_of
 from raystage.studies.settled import settings_of, settled_curve
 from raystage.studies.spread import Spread, spread_of
 
@@ -185,7 +185,8 @@ def _savings_by_curve(study: Study, arm: str, paired: Sequence[tuple[Measured, M
         return {}
     settings = settings_of(study, arm)
     curves = [(settled_curve(one, settings), settled_curve(other, study.base)) for one, other in paired]
-    own_end = [] if study.arm(arm).keys.budget == study.arm(study.keys.baseline).keys.budget else [None]
+    is_as_large = budget_of(study.arm(arm))[0] == budget_of(study.arm(study.keys.baseline))[0]  # whatever it is counted in
+    own_end = [] if is_as_large else [None]
     levels = [*own_end, *study.keys.levels]
     found = {level: [saved for own, base in curves if (saved := _saved_at(own, base, level)) is not None] for level in levels}
     return {level: savings for level, savings in found.items() if len(savings) == len(paired)}

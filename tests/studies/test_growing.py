@@ -17,7 +17,7 @@ from raystage.studies.measured import Measured, measured, seconds_by_shape
 from raystage.studies.page import Findings, page_of
 from raystage.studies.results import results_of, slopes_at_levels
 from raystage.studies.runs import StudyRun
-from tests.studies.made_study import NO_PACING, made_study
+from tests.studies.made_study import NO_PACING, TREE, made_study
 
 BATCH, N_STEPS, GROWN_AT, SPEED = 4096, 2000, 800, 0.8
 SMALL, LARGE = 1e5, 4e5  # FLOPs a token
@@ -141,6 +141,14 @@ def test_an_arm_of_another_budget_is_compared_where_it_ends(tmp_path: Path) -> N
     own_end, *_levels = results_of(study, {run: each.final_loss for run, each in runs.items()}, runs)[1].saved
     assert (own_end.level, own_end.bound) == (None, "")
     assert own_end.spread.mean == pytest.approx(1 - 1 / 0.8, abs=0.02)
+
+
+@pytest.mark.parametrize("budget", ["100% tokens", "100% flops"])
+def test_of_an_arm_of_the_baselines_budget_the_levels_say_it_all(tmp_path: Path, budget: str) -> None:
+    study = growing_study(tmp_path, arms={**TREE["arms"], "half": {"budget": budget, "rate_of": "static"}})
+    runs = {StudyRun(arm, 1.0, 1): made(tmp_path / arm, target_loss, lambda step: 4) for arm in ("static", "half")}
+    saved = results_of(study, {run: each.final_loss for run, each in runs.items()}, runs)[1].saved
+    assert [each.level for each in saved] == [0.5, 0.9]
 
 
 def test_nothing_is_saved_where_a_seed_diverged(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from raystage.config import Config, from_tree, to_tree
+from raystage.config.study import read_study
 from raystage.studies.identity import differing_key, digest
 from raystage.studies.runs import StudyRun, config_of
 from tests.studies.made_study import TREE, made_study
 
+ROOT = Path(__file__).parents[2]
 STATIC, DEPTH = StudyRun("static", 1.0, 1), StudyRun("depth", 1.0, 1)
 
 
@@ -39,6 +41,14 @@ def test_a_default_that_has_changed_since_is_told_by_its_key(tmp_path: Path) -> 
     assert differing_key(dataclasses.replace(config, name="other", storage="there"), config) is None
     before = dataclasses.replace(config, growth=dataclasses.replace(config.growth, rewarm_steps=7))
     assert differing_key(before, config) == f"growth.rewarm_steps=7, now {config.growth.rewarm_steps}"
+
+
+@pytest.mark.parametrize(("arm", "name"), [("automatic", "0d0d4ed7"), ("automatic-paper", "2af61efb"), ("static", "a1cbe669")])
+def test_published_runs_keep_their_names_whatever_the_defaults_are(arm: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were trained when other thresholds were the default, and are not trained anew."""
+    monkeypatch.chdir(ROOT)
+    study = read_study(Path("tune_configs", "reproduce", "automatic_wikipedia.yaml"), "small")
+    assert config_of(study, StudyRun(arm, 1.0, 1), "runs").name.endswith(f"_{name}")
 
 
 @pytest.mark.parametrize(
