@@ -59,7 +59,14 @@ def test_what_growing_saves_beside_a_smaller_model_is_quoted_as_it_is(page: str)
     assert f"{100 * mean:.1f} ± {100 * half:.1f} points less" in _text(page)
 
 
-TEXTS = {"Wikipedia": "automatic_wikipedia", "Python sources": "automatic_python"}
+@pytest.mark.parametrize("page", ["README.md", "docs/studies/README.md"])
+@pytest.mark.parametrize("part", ["length", "depth"])
+def test_what_both_save_beside_one_alone_is_quoted_as_it_is(page: str, part: str) -> None:
+    mean, half = beside("everything", "slope", part, "saved")
+    assert f"{100 * mean:.1f} ± {100 * half:.1f} points" in _text(page)
+
+
+TEXTS = {"Wikipedia": "automatic_wikipedia", "Python sources": "automatic_python", "C++ headers": "automatic_cpp"}
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -80,6 +87,8 @@ SAVINGS = [
     ("automatic_wikipedia", ["automatic", "automatic-paper"], [OF_STUDIES, OF_DEFAULTS]),
     ("automatic_wikipedia", ["table-early", "table-middle", "table-late"], [OF_STUDIES]),
     ("automatic_python", ["automatic", "automatic-paper", "table-early"], [OF_STUDIES]),
+    ("automatic_cpp", ["automatic", "automatic-paper"], [OF_STUDIES, OF_DEFAULTS]),
+    ("automatic_cpp", ["automatic", "table-early"], [README, OF_STUDIES]),
     ("from_zero", ["one-50", "one-70", "one-80", "zero-50"], [OF_STUDIES]),
 ]
 
@@ -111,8 +120,9 @@ def test_how_far_warmups_end_from_full_context_is_quoted_as_it_is(page: str, arm
 
 @pytest.mark.parametrize("page", ["docs/defaults.md", "docs/studies/README.md"])
 def test_what_the_thresholds_of_before_do_is_quoted_as_it_is(page: str) -> None:
-    mean, half = beside("automatic_wikipedia", "automatic-paper", "automatic")
-    assert f"{mean:.3f} ± {half:.3f} nats" in _text(page)
+    for study in ("automatic_wikipedia", "automatic_cpp"):
+        mean, half = beside(study, "automatic-paper", "automatic")
+        assert f"{mean:.3f} ± {half:.3f} nats" in _text(page)
     mean, half = beside("automatic_python", "automatic-paper", "automatic", "saved")
     assert f"{-100 * mean:.1f} ± {100 * half:.1f} points" in _text(page)
 
