@@ -9,11 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
+from raystage.config.pacing import Thresholds
 from raystage.devices.cores import n_cores
 from tests.pacing.curves import ar1, crossing_at, default_policy, first_fired
 
 STAGES = ((0, 10_000), (10_000, 50_000), (10_000, 20_000))
-THRESHOLDS = (-0.1, -0.0575, -0.0475, -0.03)
+OF_DEFAULT = Thresholds()
+THRESHOLDS = (OF_DEFAULT.length, OF_DEFAULT.depth, OF_DEFAULT.width, OF_DEFAULT.both)
 DEVIATIONS = (0.003, 0.01, 0.045)  # of the loss of a step: half a million tokens, tens of thousands, two thousand
 RHOS = (0.0, 0.5, 0.8)
 CHECKS = 100  # from the stage's begin to its crossing
